@@ -1,0 +1,2 @@
+//! turnpike
+fn main() {}

@@ -1,0 +1,2 @@
+//! turnpike-controlplane
+fn main() {}

@@ -1,0 +1,2 @@
+//! turnpike-dataplane
+fn main() {}
