@@ -1,1 +1,28 @@
-//! turnpike-shm
+//! The memory and the socket between the dataplane and the control plane.
+//!
+//! Neither process trusts the other. Each writes segments of its own and maps the other's read-only; what
+//! it reads there is copied out once, then checked. This crate holds all the unsafe of that, and hands out
+//! types that are safe whatever the peer does: at worst a ring is [`ring::Broken`], a page has no value.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`segment`] | a sealed memfd of one's own; the peer's, checked and mapped read-only |
+//! | [`ring`], [`link`] | slots from process to process; both rings of a worker |
+//! | [`page`], [`statistics`] | values published under a sequence number; the statistics segment |
+//! | [`spsc`] | a channel between two threads of one process, with the same index arithmetic |
+
+mod atomic;
+mod cursor;
+#[cfg_attr(loom, path = "mapping_loom.rs")]
+mod mapping;
+mod words;
+
+#[cfg(not(loom))]
+pub mod link;
+pub mod page;
+pub mod ring;
+#[cfg(not(loom))]
+pub mod segment;
+pub mod spsc;
+#[cfg(not(loom))]
+pub mod statistics;
