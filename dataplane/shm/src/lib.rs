@@ -9,6 +9,8 @@
 //! | [`segment`] | a sealed memfd of one's own; the peer's, checked and mapped read-only |
 //! | [`ring`], [`link`] | slots from process to process; both rings of a worker |
 //! | [`page`], [`statistics`] | values published under a sequence number; the statistics segment |
+//! | [`socket`], [`attach`] | messages with descriptors; the dataplane's side of the handshake |
+//! | [`table`] | immutable tables in a memfd |
 //! | [`spsc`] | a channel between two threads of one process, with the same index arithmetic |
 
 mod atomic;
@@ -18,11 +20,17 @@ mod mapping;
 mod words;
 
 #[cfg(not(loom))]
+pub mod attach;
+#[cfg(not(loom))]
 pub mod link;
 pub mod page;
 pub mod ring;
 #[cfg(not(loom))]
 pub mod segment;
+#[cfg(not(loom))]
+pub mod socket;
 pub mod spsc;
 #[cfg(not(loom))]
 pub mod statistics;
+#[cfg(not(loom))]
+pub mod table;
