@@ -1,0 +1,102 @@
+//! Pools and NAT rules.
+
+use super::{Zones, pools, unknown};
+use crate::address::AddressRange;
+use crate::model::{Config, NatTarget, Side};
+use crate::read::{Document, quoted};
+use std::net::IpAddr;
+
+/// Most addresses of all pools together.
+const MAX_POOL_ADDRESSES: u64 = 1 << 16;
+
+pub(super) fn check(config: &Config, zones: &Zones<'_>, document: &mut Document<'_>) {
+    pools(config, document);
+    for (i, pool) in config.pools.iter().enumerate() {
+        if pool.addresses.is_empty() {
+            document
+                .refuse(&format!("pool[{i}].addresses"), "is empty: list at least one IPv4 address".into());
+        }
+        let path = format!("pool[{i}].zone");
+        if let Some(zone) = zones.expect(document, &path, &pool.zone, false) {
+            expect_side(config, zone, Side::Outside, &path, document);
+        }
+    }
+    overlaps(config, document);
+    for (i, rule) in config.nat.iter().enumerate() {
+        let path = format!("nat[{i}].from");
+        if let Some(zone) = zones.expect_match(document, &path, &rule.from) {
+            expect_side(config, zone, Side::Inside, &path, document);
+        }
+        zones.expect_match(document, &format!("nat[{i}].to"), &rule.to);
+        if let NatTarget::Pool(name) = &rule.target {
+            let known = config.pools.iter().any(|pool| pool.name == *name);
+            let complete =
+                !document.is_faulty("pool") && config.pools.iter().all(|pool| !pool.name.is_unread());
+            if !known && complete && !name.is_unread() {
+                let names: Vec<&str> = config.pools.iter().map(|pool| pool.name.as_str()).collect();
+                document.refuse(&format!("nat[{i}].pool"), unknown(name, "pool", &names));
+            }
+        }
+    }
+}
+
+fn expect_side(config: &Config, zone: usize, side: Side, path: &str, document: &mut Document<'_>) {
+    if config.zones[zone].side == side || document.is_faulty(&format!("zone[{zone}].side")) {
+        return;
+    }
+    let name = quoted(config.zones[zone].name.as_str());
+    let message = match side {
+        Side::Outside => format!("{name} is an inside zone: the addresses of a pool face an outside zone"),
+        Side::Inside => format!("{name} is an outside zone: NAT rules translate flows from inside zones"),
+    };
+    document.refuse(path, message);
+}
+
+/// An address is in one range of one pool, and not the box's own.
+fn overlaps(config: &Config, document: &mut Document<'_>) {
+    let mut ranges: Vec<(AddressRange, (usize, usize))> = Vec::new();
+    for (i, pool) in config.pools.iter().enumerate() {
+        ranges.extend(pool.addresses.iter().enumerate().map(|(j, range)| (*range, (i, j))));
+    }
+    let path = |(i, j): (usize, usize)| format!("pool[{i}].addresses[{j}]");
+    let mut sum = 0;
+    for (range, at) in &ranges {
+        let fitted = sum <= MAX_POOL_ADDRESSES;
+        sum += range.count();
+        if fitted && sum > MAX_POOL_ADDRESSES {
+            let range = quoted(&range.to_string());
+            let message =
+                format!("{range} makes {sum} pool addresses: at most {MAX_POOL_ADDRESSES} are possible");
+            document.refuse(&path(*at), message);
+        }
+    }
+    ranges.sort_unstable();
+    let mut furthest: Option<(AddressRange, (usize, usize))> = None;
+    for &(range, at) in &ranges {
+        if let Some((other, other_at)) = furthest.filter(|(other, _)| other.last >= range.first) {
+            let (first, second) = if other_at < at { (other_at, at) } else { (at, other_at) };
+            let (earlier, later) = if other_at < at { (other, range) } else { (range, other) };
+            let line = document.line(&path(first));
+            let message = format!(
+                "\"{later}\" overlaps \"{earlier}\", which is {} (line {line}): an address is in one range of one pool",
+                path(first)
+            );
+            document.refuse(&path(second), message);
+        }
+        if furthest.is_none_or(|(other, _)| range.last > other.last) {
+            furthest = Some((range, at));
+        }
+    }
+    for spec in config.interfaces() {
+        for address in &spec.addresses {
+            let IpAddr::V4(address) = address.address else { continue };
+            if let Some((range, at)) = ranges.iter().find(|(range, _)| range.contains(address)) {
+                let (interface, range) = (quoted(spec.name.as_str()), quoted(&range.to_string()));
+                let message = format!(
+                    "{range} holds {address}, the box's own address on interface {interface}: give the pool other addresses"
+                );
+                document.refuse(&path(*at), message);
+            }
+        }
+    }
+}
