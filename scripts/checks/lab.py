@@ -132,13 +132,13 @@ class Lab:
     def show(self, what, *arguments):
         """`turnpike show WHAT --json`: its data, envelope checked."""
         answer = json.loads(self.cli("show", what, *arguments, "--json").stdout)
-        for key in ("schema", "host", "generated_at", "data"):
+        for key in ("schema", "host", "generated_at", "data", "next_cursor", "truncated", "warnings"):
             expect(key in answer, f"show {what} --json: the envelope lacks {key}")
         return answer["data"]
 
     def drops(self):
         """Drops by reason since the dataplane started."""
-        return {row["reason"]: row["packets"] for row in self.show("drops")}
+        return {row["reason"]: row["packets"] for row in self.show("drops")["reasons"]}
 
     def pid(self, daemon):
         """Process id of `dataplane` or `controlplane`, 0 while it does not run."""
