@@ -13,9 +13,9 @@ fn address_and_length(text: &str, refusal: &'static str) -> Result<(IpAddr, u8),
     let (address, length) = text.split_once('/').ok_or(refusal)?;
     let address: IpAddr = address.parse().map_err(|_| refusal)?;
     let length: u8 = decimal(length).ok_or(refusal)?;
-    let longest = if address.is_ipv4() { 32 } else { 128 };
+    let (longest, family) = if address.is_ipv4() { (32, "IPv4") } else { (128, "IPv6") };
     if length > longest {
-        return Err(format!("has a prefix length over {longest}").into());
+        return Err(format!("has a length of {length}: an {family} prefix has at most {longest}").into());
     }
     match address {
         IpAddr::V6(address) if address.to_ipv4_mapped().is_some() => {
@@ -58,7 +58,7 @@ impl FromStr for InterfaceAddress {
     fn from_str(text: &str) -> Result<Self, Refusal> {
         let (address, length) = address_and_length(text, Self::REFUSAL)?;
         if length == 0 {
-            return Err("has a prefix length of 0: no link holds every address".into());
+            return Err("has a length of 0: no link holds every address, write 1 or more".into());
         }
         let broadcast = address == IpAddr::V4(Ipv4Addr::BROADCAST);
         if address.is_unspecified() || address.is_multicast() || address.is_loopback() || broadcast {

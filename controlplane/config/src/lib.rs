@@ -10,26 +10,36 @@
 //! | [`value`], [`address`] | the types of single values and how they are written |
 //! | `read`, `sections` | from the document to the model |
 //! | `check` | what a single value cannot tell: names, references, overlaps, families |
+//! | [`compile`], [`table`] | the policy table for the dataplane |
+//! | [`reload`] | which changes need a restart |
 //! | [`interfaces`] | ports and VLANs in the order in which both daemons number them |
 
 #![forbid(unsafe_code)]
 
 pub mod address;
 mod check;
+pub mod compile;
+#[cfg(test)]
+mod contract;
 pub mod interfaces;
 pub mod model;
 mod problem;
 mod read;
+pub mod reload;
 mod sections;
+pub mod table;
 pub mod value;
 
 pub use address::{AddressRange, InterfaceAddress, Network};
+pub use compile::compile_policy;
 pub use interfaces::InterfaceSpec;
 pub use model::{
     Action, Config, Control, Dataplane, Family, Nat, NatTarget, Options, Policy, Poll, Pool, Port, Route,
     Rule, Side, Timeouts, Vlan, Zone, ZoneMatch,
 };
 pub use problem::{Problem, Problems};
+pub use reload::ReloadImpact;
+pub use table::{Table, TableBuilder};
 pub use value::{MacAddress, MemorySize, Metrics, Name, PortRange, Protocol, Refusal, Seconds, TapName};
 
 use std::path::Path;
@@ -83,8 +93,8 @@ impl Config {
                 Some(config)
             }
             Err(error) => {
-                let at = error.span().map_or(text.len(), |span| span.start);
-                document.syntax_error(at, error.message());
+                let end = text.len()..text.len();
+                document.syntax_error(error.span().unwrap_or(end), error.message());
                 None
             }
         };
@@ -99,7 +109,22 @@ impl Config {
     /// The configuration in effect, every default written out. [`Config::parse`] gives the same back.
     #[must_use]
     pub fn to_toml(&self) -> String {
-        // Maps with string keys and values of TOML's own types: nothing the serializer can refuse.
-        toml::to_string(self).unwrap_or_default()
+        toml::to_string(self).expect(IS_TOML)
+    }
+
+    pub(crate) fn to_table(&self) -> toml::Table {
+        toml::Table::try_from(self).expect(IS_TOML)
+    }
+
+    /// A hash of [`Config::to_toml`] (FNV-1a): the same in every process and on every machine for
+    /// configurations that mean the same, whatever their comments, order of keys and defaults left out.
+    #[must_use]
+    pub fn hash(&self) -> u64 {
+        self.to_toml().bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        })
     }
 }
+
+/// Why the serializer cannot fail.
+const IS_TOML: &str = "every key is a string and every value one of TOML's types";

@@ -5,7 +5,7 @@ use crate::problem::{Lines, Problem, Problems};
 use crate::value::{Refusal, Text};
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -31,9 +31,14 @@ impl<'t> Document<'t> {
         }
     }
 
-    pub(crate) fn syntax_error(&mut self, at: usize, message: &str) {
-        let place = Some(self.lines.place(self.text, at));
-        self.problems.push(Problem { place, key: None, message: format!("not TOML: {message}") });
+    /// Reports what the parser said about the bytes of `span`.
+    pub(crate) fn syntax_error(&mut self, span: Range<usize>, message: &str) {
+        let place = Some(self.lines.place(self.text, span.start));
+        let message = match self.text.get(span) {
+            Some(word) if !word.trim().is_empty() => format!("not TOML: {}: {message}", quoted(word)),
+            _ => format!("not TOML: {message}"),
+        };
+        self.problems.push(Problem { place, key: None, message });
     }
 
     fn report(&mut self, path: &str, at: usize, message: String) {
@@ -146,6 +151,7 @@ impl<'a, 't> Section<'a, 't> {
     }
 
     /// The elements of the array at `key`, each through `read`; `None` if it is left out or any is wrong.
+    /// `what` is said of a value that is not an array.
     pub(crate) fn list<T>(
         &mut self,
         key: &'static str,
@@ -155,7 +161,7 @@ impl<'a, 't> Section<'a, 't> {
         let value = self.find(key)?;
         let path = self.path_of(key);
         let Some(array) = value.get_ref().as_array() else {
-            let message = format!("{} is not a list: write [{what}, ...]", shown(value.get_ref()));
+            let message = format!("{} is not a list: {what}", shown(value.get_ref()));
             self.document.unreadable(&path, value.span().start, message);
             return None;
         };
@@ -183,7 +189,7 @@ impl<'a, 't> Section<'a, 't> {
         read: impl Fn(&DeValue<'t>) -> Result<T, Refusal>,
     ) -> Option<Vec<T>> {
         if self.has(key) {
-            self.list(key, "...", read)
+            self.list(key, what, read)
         } else {
             self.required(key, what, |_| Err(Refusal::from("")))
         }

@@ -61,7 +61,7 @@ fn dataplane(section: &mut Section<'_, '_>) -> Dataplane {
         socket: section.optional("socket", socket).unwrap_or(default.socket),
         control_user: section.optional("control_user", user).unwrap_or(default.control_user),
         eal: section
-            .list("eal", "\"ARGUMENT\"", |value| argument(value, "is not an EAL argument"))
+            .list("eal", "write [\"ARGUMENT\", ...]", |value| argument(value, "is not an EAL argument"))
             .unwrap_or(default.eal),
     }
 }
@@ -108,7 +108,7 @@ fn vlan(section: &mut Section<'_, '_>, port_mtu: u16) -> Vlan {
 }
 
 fn addresses(section: &mut Section<'_, '_>) -> Vec<InterfaceAddress> {
-    section.list("addresses", "\"ADDRESS/LENGTH\"", text).unwrap_or_default()
+    section.list("addresses", "write [\"ADDRESS/LENGTH\", ...]", text).unwrap_or_default()
 }
 
 fn mtu(section: &mut Section<'_, '_>) -> Option<u16> {

@@ -7,7 +7,7 @@ mod translation;
 use crate::model::{Config, ZoneMatch};
 use crate::read::{Document, nearest, quoted};
 use crate::value::Name;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use turnpike_abi::{MAX_POOLS, MAX_WORKERS, MAX_ZONES};
 
 /// Reports everything that is wrong with a configuration whose values are right one by one.
@@ -80,7 +80,7 @@ fn timeouts(config: &Config, document: &mut Document<'_>) {
 /// The zones, to resolve references.
 struct Zones<'c> {
     config: &'c Config,
-    /// Every name could be read: a reference that is not among them is wrong.
+    /// Every name could be read, and none is there twice: a reference that is not among them is wrong.
     complete: bool,
 }
 
@@ -90,7 +90,9 @@ impl<'c> Zones<'c> {
         limit(document, "zone", zones.len(), MAX_ZONES);
         let names = zones.iter().enumerate().map(|(i, zone)| (format!("zone[{i}].name"), &zone.name));
         distinct_names(document, names, "zone");
-        let complete = !document.is_faulty("zone") && zones.iter().all(|zone| !zone.name.is_unread());
+        let distinct: HashSet<&Name> = zones.iter().map(|zone| &zone.name).collect();
+        let complete =
+            !document.is_faulty("zone") && !distinct.contains(&Name::UNREAD) && distinct.len() == zones.len();
         Self { config, complete }
     }
 
@@ -124,7 +126,7 @@ fn unknown(name: &Name, what: &str, known: &[&str]) -> String {
         Some(meant) => format!("{name} is not a {what}: did you mean \"{meant}\"?"),
         None => {
             let known: Vec<String> = known.iter().map(|known| quoted(known)).collect();
-            format!("{name} is not a {what}: write {}", known.join(", "))
+            format!("{name} is not a {what}: write {}", known.join(" or "))
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::address::{InterfaceAddress, Network};
 use crate::model::Config;
 use crate::read::{Document, quoted};
 use crate::value::{Name, TapName};
+use std::collections::HashSet;
 use std::net::IpAddr;
 use turnpike_abi::{MAX_INTERFACES, MAX_PORTS};
 
@@ -75,7 +76,10 @@ pub(super) fn check(config: &Config, zones: &Zones<'_>, document: &mut Document<
     let places = places(config);
     let names = places.iter().map(|place| (format!("{}.name", place.path), place.name));
     distinct_names(document, names, "interface");
-    let taps = places.iter().filter_map(|place| Some((format!("{}.tap", place.path), place.tap?)));
+    // Of two interfaces with one name the TAP twins' default names clash as well: that is no news.
+    let mut named = HashSet::new();
+    let places_named_once = places.iter().filter(|place| named.insert(place.name));
+    let taps = places_named_once.filter_map(|place| Some((format!("{}.tap", place.path), place.tap?)));
     distinct(document, taps.filter(|(_, tap)| !tap.is_unread()), |tap, first, line| {
         let tap = quoted(tap.as_str());
         format!("{tap} is {first} already (line {line}): each TAP twin needs a name of its own")

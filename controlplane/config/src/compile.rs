@@ -1,0 +1,202 @@
+//! The policy table: what the workers need of the configuration, in the records of `turnpike_abi::table`.
+
+use crate::model::{Action, Config, Family, NatTarget, Side, ZoneMatch};
+use crate::table::{Table, TableBuilder};
+use crate::value::{Name, Protocol};
+use crate::{Network, Seconds};
+use turnpike_abi::table::{
+    self as abi, FirewallRuleRecord, InterfaceRecord, NatAction, NatRuleRecord, PoolRangeRecord, PoolRecord,
+    SettingsRecord, TableKind, ZonePairRecord, ZoneRecord, policy,
+};
+use turnpike_abi::{InterfaceId, PoolId, Prefix, ZoneId};
+
+/// The policy table of a configuration: the same bytes for the same arguments. `interface_ids` knows the
+/// interfaces of the running dataplane by name; one it does not know gets no record and so forwards nothing.
+/// `generation` is not 0 and grows with every table.
+#[must_use]
+pub fn compile_policy(
+    config: &Config,
+    interface_ids: &dyn Fn(&str) -> Option<InterfaceId>,
+    generation: u64,
+) -> Table {
+    let mut table = TableBuilder::new(TableKind::POLICY, generation);
+    table.section(policy::SETTINGS, &[settings(config)]);
+    table.section(policy::ZONES, &zones(config));
+    table.section(policy::INTERFACES, &interfaces(config, interface_ids));
+    table.section(policy::POOLS, &pools(config));
+    table.section(policy::POOL_RANGES, &pool_ranges(config));
+    table.section(policy::NAT_RULES, &nat_rules(config));
+    table.section(policy::FIREWALL_RULES, &firewall_rules(config));
+    table.section(policy::ZONE_PAIRS, &zone_pairs(config));
+    table.finish()
+}
+
+fn settings(config: &Config) -> SettingsRecord {
+    let (timeouts, options) = (&config.timeouts, &config.options);
+    let flag = |set, flag| if set { flag } else { 0 };
+    let seconds = |Seconds(seconds)| seconds;
+    SettingsRecord {
+        udp: seconds(timeouts.udp),
+        icmp: seconds(timeouts.icmp),
+        tcp_established: seconds(timeouts.tcp_established),
+        tcp_opening: seconds(timeouts.tcp_opening),
+        tcp_closing: seconds(timeouts.tcp_closing),
+        other: seconds(timeouts.other),
+        icmp_rate: options.icmp_rate,
+        neighbour_wait_ms: timeouts.neighbour_wait_ms,
+        flags: flag(options.udp_inbound_refresh, SettingsRecord::UDP_INBOUND_REFRESH)
+            | flag(options.reverse_path, SettingsRecord::REVERSE_PATH),
+        mss_clamp: options.mss_clamp.into(),
+    }
+}
+
+fn zones(config: &Config) -> Vec<ZoneRecord> {
+    let side = |side| match side {
+        Side::Inside => abi::Side::INSIDE,
+        Side::Outside => abi::Side::OUTSIDE,
+    };
+    config.zones.iter().map(|zone| ZoneRecord { side: side(zone.side), ..ZoneRecord::default() }).collect()
+}
+
+/// The id of a zone; a checked configuration names no other.
+fn zone_id(config: &Config, name: &Name) -> Option<ZoneId> {
+    config.zones.iter().position(|zone| zone.name == *name).map(|index| ZoneId(index as u8))
+}
+
+fn interfaces(config: &Config, ids: &dyn Fn(&str) -> Option<InterfaceId>) -> Vec<InterfaceRecord> {
+    let record = |spec: crate::InterfaceSpec| {
+        let zone = zone_id(config, spec.zone.as_ref()?)?;
+        let interface = ids(spec.name.as_str())?;
+        Some(InterfaceRecord { interface, zone, mtu: spec.mtu, ..InterfaceRecord::default() })
+    };
+    config.interfaces().into_iter().filter_map(record).collect()
+}
+
+fn pools(config: &Config) -> Vec<PoolRecord> {
+    let pools = config.pools.iter();
+    pools
+        .map(|pool| PoolRecord {
+            port_first: pool.ports.first,
+            port_last: pool.ports.last,
+            zone: zone_id(config, &pool.zone).unwrap_or(ZoneId::ANY),
+            proxy_arp: pool.proxy_arp.into(),
+            ..PoolRecord::default()
+        })
+        .collect()
+}
+
+fn pool_ranges(config: &Config) -> Vec<PoolRangeRecord> {
+    let mut records = Vec::new();
+    for (index, pool) in config.pools.iter().enumerate() {
+        records.extend(pool.addresses.iter().map(|range| PoolRangeRecord {
+            first: range.first.octets(),
+            last: range.last.octets(),
+            pool: PoolId(index as u16),
+            ..PoolRangeRecord::default()
+        }));
+    }
+    records
+}
+
+/// `from = "any"` means every inside zone: a record for each.
+fn nat_rules(config: &Config) -> Vec<NatRuleRecord> {
+    let mut records = Vec::new();
+    for rule in &config.nat {
+        let (action, pool) = match &rule.target {
+            NatTarget::Exempt => (NatAction::EXEMPT, 0),
+            NatTarget::Pool(name) => {
+                let Some(index) = config.pools.iter().position(|pool| pool.name == *name) else { continue };
+                (NatAction::TRANSLATE, index as u16)
+            }
+        };
+        let Some(to) = zone_match_id(config, &rule.to) else { continue };
+        let sources = config.zones.iter().enumerate().filter(|(_, zone)| match &rule.from {
+            ZoneMatch::Any => zone.side == Side::Inside,
+            ZoneMatch::Zone(name) => zone.name == *name,
+        });
+        records.extend(sources.map(|(index, _)| NatRuleRecord {
+            source: rule.source.prefix(),
+            destination: rule.destination.prefix(),
+            from: ZoneId(index as u8),
+            to,
+            action,
+            pool: PoolId(pool),
+            ..NatRuleRecord::default()
+        }));
+    }
+    records
+}
+
+fn zone_match_id(config: &Config, zone: &ZoneMatch) -> Option<ZoneId> {
+    match zone {
+        ZoneMatch::Any => Some(ZoneId::ANY),
+        ZoneMatch::Zone(name) => zone_id(config, name),
+    }
+}
+
+/// `protocol = "icmp"` of both families is two protocols: a record for each.
+fn firewall_rules(config: &Config) -> Vec<FirewallRuleRecord> {
+    const ICMP: u16 = 1;
+    const ICMPV6: u16 = 58;
+    const ANY: u16 = FirewallRuleRecord::ANY;
+    let mut records = Vec::new();
+    for rule in &config.rules {
+        let (Some(from), Some(to)) = (zone_match_id(config, &rule.from), zone_match_id(config, &rule.to))
+        else {
+            continue;
+        };
+        let family = rule.effective_family();
+        let cases: &[(Option<Family>, u16)] = match (rule.protocol, family) {
+            (Some(Protocol::Icmp), None) => &[(Some(Family::V4), ICMP), (Some(Family::V6), ICMPV6)],
+            (Some(Protocol::Icmp), Some(Family::V4)) => &[(Some(Family::V4), ICMP)],
+            (Some(Protocol::Icmp), Some(Family::V6)) => &[(Some(Family::V6), ICMPV6)],
+            (Some(Protocol::Number(number)), family) => &[(family, number.into())],
+            (None, family) => &[(family, ANY)],
+        };
+        records.extend(cases.iter().map(|(family, protocol)| {
+            let ports = |range: Option<crate::PortRange>| {
+                range.map_or([0, u16::MAX], |range| [range.first, range.last])
+            };
+            FirewallRuleRecord {
+                source: prefix(rule.source.as_ref(), *family),
+                destination: prefix(rule.destination.as_ref(), *family),
+                source_ports: ports(rule.source_ports),
+                destination_ports: ports(rule.destination_ports),
+                protocol: *protocol,
+                icmp_type: rule.icmp_type.map_or(ANY, u16::from),
+                icmp_code: rule.icmp_code.map_or(ANY, u16::from),
+                from,
+                to,
+                action: action(rule.action),
+                family: family.map_or(0, Family::number),
+                reserved: [0; 6],
+            }
+        }));
+    }
+    records
+}
+
+/// A prefix, or every address of the family.
+fn prefix(network: Option<&Network>, family: Option<Family>) -> Prefix {
+    match (network, family) {
+        (Some(network), _) => network.prefix(),
+        (None, Some(Family::V4)) => Network::ANY_V4.prefix(),
+        (None, Some(Family::V6) | None) => Prefix::ANY,
+    }
+}
+
+fn action(action: Action) -> abi::Action {
+    match action {
+        Action::Accept => abi::Action::ACCEPT,
+        Action::Drop => abi::Action::DROP,
+        Action::Reject => abi::Action::REJECT,
+    }
+}
+
+fn zone_pairs(config: &Config) -> Vec<ZonePairRecord> {
+    let record = |policy: &crate::Policy| {
+        let (from, to) = (zone_id(config, &policy.from)?, zone_id(config, &policy.to)?);
+        Some(ZonePairRecord { from, to, action: action(policy.default), ..ZonePairRecord::default() })
+    };
+    config.policies.iter().filter_map(record).collect()
+}
