@@ -11,8 +11,8 @@ use std::io::Write;
 use std::path::Path;
 use turnpike_api::{
     BindingData, BindingsRequest, Client, ConfigData, DropsData, Envelope, ErrorBody, ErrorCode, FlowData,
-    FlowsRequest, NeighbourData, Payload, PinholeData, PinholeRemove, PoolData, PortData, ReloadData,
-    Request, RouteData, StatusData, VersionData, WorkerData,
+    FlowsRequest, NeighbourData, Payload, PinholeData, PinholeRemove, PinholeState, PoolData, PortData,
+    ReloadData, Request, RouteData, StatusData, VersionData, WorkerData,
 };
 use turnpike_config::Config;
 
@@ -133,7 +133,7 @@ fn pinhole(cli: &Cli, action: &PinholeAction, output: &mut Output<'_>) -> Result
             request.check()?;
             let answer = ask::<PinholeData>(cli, &request)?;
             output.answer(&answer, |out, pinhole| writeln!(out, "added {}", show::pinhole(pinhole)))?;
-            if !answer.data.installed {
+            if answer.data.state == PinholeState::Pending {
                 output.note("it is kept, and opens when a dataplane is attached");
             }
         }

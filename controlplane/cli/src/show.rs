@@ -389,7 +389,8 @@ const PINHOLES: &[Column] = &[
     text("REMOTE"),
     text("REMOTE-PORTS"),
     text("EXPIRES"),
-    text("INSTALLED"),
+    text("STATE"),
+    text("OWNER"),
     text("NOTE"),
 ];
 
@@ -408,7 +409,8 @@ pub fn pinholes(out: &mut dyn Write, pinholes: &[PinholeData]) -> io::Result<()>
             pinhole.remote.map_or_else(|| "any".into(), |remote| remote.to_string()),
             pinhole.remote_ports.map_or_else(|| "any".into(), |ports| ports.to_string()),
             pinhole.expires_at.map_or_else(|| "never".into(), |expires| expires.to_string()),
-            yes_no(pinhole.installed).into(),
+            pinhole.state.name().into(),
+            pinhole.owner.clone(),
             or_none(pinhole.note.as_deref()),
         ]
     })
