@@ -492,6 +492,33 @@ pub struct ReloadData {
     pub needs_restart: Vec<String>,
 }
 
+/// How far a pinhole is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PinholeState {
+    /// On its way to the worker, or waiting for the dataplane to come back.
+    Pending,
+    /// In force.
+    Active,
+    /// Granted, but the worker refused it when it was installed again; tried anew now and then.
+    Suspended,
+    /// On its way out.
+    Closing,
+}
+
+impl PinholeState {
+    /// The name in JSON and tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Active => "active",
+            Self::Suspended => "suspended",
+            Self::Closing => "closing",
+        }
+    }
+}
+
 /// A pinhole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PinholeData {
@@ -501,7 +528,7 @@ pub struct PinholeData {
     pub protocol: PinholeProtocol,
     /// The inside host's end.
     pub inside: Endpoint,
-    /// The external end; `null` if it is not translated or not installed yet.
+    /// The external end; `null` if it is not translated or not known yet.
     pub external: Option<Endpoint>,
     /// Name of the pool of `external`.
     pub pool: Option<String>,
@@ -513,8 +540,10 @@ pub struct PinholeData {
     pub created_at: Timestamp,
     /// When it ends; `null` for never.
     pub expires_at: Option<Timestamp>,
-    /// Whether a worker has it; if not it waits for the dataplane.
-    pub installed: bool,
+    /// How far it is.
+    pub state: PinholeState,
+    /// On whose behalf it exists: a front end and what that knows its client by, such as `cli:1000`.
+    pub owner: String,
     /// What it is for.
     pub note: Option<String>,
 }

@@ -21,9 +21,9 @@ pub use address::{Endpoint, EndpointPattern, ParseError, PortRange, Prefix, Prot
 pub use client::{Client, ClientError};
 pub use data::{
     BufferUse, ConfigData, ConfigSummary, Conservation, ControlplaneInfo, Cycles, DataplaneInfo, DropData,
-    DropSummary, DropsData, InterfaceData, NeighbourData, NeighbourState, PinholeData, PoolData, PoolFill,
-    PortData, PortRate, PortsInUse, ReloadData, RouteData, RouteKind, StatusData, Traffic, Usage,
-    VersionData, WorkerData, WorkerLoad,
+    DropSummary, DropsData, InterfaceData, NeighbourData, NeighbourState, PinholeData, PinholeState,
+    PoolData, PoolFill, PortData, PortRate, PortsInUse, ReloadData, RouteData, RouteKind, StatusData,
+    Traffic, Usage, VersionData, WorkerData, WorkerLoad,
 };
 pub use envelope::{Envelope, ErrorBody, ErrorCode, Payload};
 pub use flow::{BindingData, FlowData, FlowDirection, FlowState};

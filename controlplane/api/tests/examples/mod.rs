@@ -415,7 +415,8 @@ pub fn pinhole() -> PinholeData {
         remote_ports: None,
         created_at: ago(600),
         expires_at: Some(Timestamp(NOW + 3_000_000)),
-        installed: true,
+        state: PinholeState::Active,
+        owner: "cli:0".into(),
         note: Some("ssh of the build host".into()),
     }
 }
@@ -432,7 +433,8 @@ pub fn pinholes() -> Vec<PinholeData> {
             remote: None,
             remote_ports: Some(PortRange { first: 1024, last: 65_535 }),
             expires_at: None,
-            installed: false,
+            state: PinholeState::Pending,
+            owner: "cli:1000".into(),
             note: None,
             ..pinhole()
         },
