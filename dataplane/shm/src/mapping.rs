@@ -44,7 +44,7 @@ impl Mapping {
     #[inline]
     pub(crate) fn words(&self, offset: usize, count: usize) -> Option<&[AtomicU64]> {
         let bytes = count.checked_mul(size_of::<AtomicU64>())?;
-        if offset % align_of::<AtomicU64>() != 0 || offset.checked_add(bytes)? > self.length {
+        if !offset.is_multiple_of(align_of::<AtomicU64>()) || offset.checked_add(bytes)? > self.length {
             return None;
         }
         // SAFETY: `offset <= length`, checked above, stays inside the mapping.
