@@ -171,6 +171,8 @@ pub struct Request {
     pub remote: Remote,
     /// Milliseconds it lives; `None` until it is removed.
     pub lifetime: Option<u64>,
+    /// What it is for, in its owner's words.
+    pub note: Option<String>,
 }
 
 /// What is known of a pinhole.
