@@ -41,6 +41,7 @@ class Lab:
     FAR, FAR_V6, FAR_MTU = "198.51.100.2", "2001:db8:2::2", 1400
     BOX_INSIDE, BOX_INSIDE_V6 = "192.168.0.1", "fd00:1::1"
     BOX_OUTSIDE, BOX_OUTSIDE_V6 = "203.0.113.2", "2001:db8:1::2"
+    PROGRAMS = SCRIPTS / "checks" / "programs"
     POOL = [f"203.0.113.{last}" for last in range(16, 32)]
 
     def __init__(self, name):
@@ -82,10 +83,6 @@ class Lab:
         )
         self._started.append(process)
         return process
-
-    def python(self, host, code, *arguments, **options):
-        """Starts Python code at a host, with Debian's interpreter, which has scapy."""
-        return self.start(host, "/usr/bin/python3", "-c", code, *arguments, **options)
 
     def end(self, process, seconds=5):
         """Ends a started process and what it started; returns what it wrote."""
