@@ -6,17 +6,35 @@
 
 #![forbid(unsafe_code)]
 
+mod bindings;
 mod buffer;
+mod commands;
+mod egress;
+mod flows;
+mod forwarding;
+mod keyed;
+mod neighbours;
 mod outbox;
 mod pipeline;
+mod policy;
+mod ports;
+mod related;
+mod replies;
+mod sessions;
+mod tcp;
+mod translate;
+mod trie;
+mod wheel;
 
 pub use buffer::{Buffer, BufferSource};
+pub use forwarding::Forwarding;
 pub use outbox::{Crossed, Outbox};
+pub use policy::Policy;
 
+use pipeline::{Tables, Worker};
 use std::sync::Arc;
 use turnpike_abi::command::Slot;
-use turnpike_abi::counters::Counters;
-use turnpike_abi::table::TableFault;
+use turnpike_abi::counters::{Counter, Counters, DropReason};
 use turnpike_abi::{InterfaceId, PortId, WorkerId};
 
 /// Milliseconds since the dataplane started. Monotonic.
@@ -55,46 +73,6 @@ pub struct Interface {
     pub mtu: u16,
 }
 
-/// The compiled policy; immutable, shared by the workers.
-#[derive(Debug)]
-pub struct Policy {}
-
-impl Policy {
-    /// Decodes and checks a policy table.
-    ///
-    /// # Errors
-    /// Says what is wrong and where; the caller keeps the policy it has.
-    pub fn decode(_table: &[u8], _interfaces: &[Interface]) -> Result<Self, TableFault> {
-        todo!()
-    }
-
-    /// Generation of the table it came from.
-    #[must_use]
-    pub fn generation(&self) -> u64 {
-        todo!()
-    }
-}
-
-/// The forwarding table: the box's addresses and routes; immutable, shared by the workers.
-#[derive(Debug)]
-pub struct Forwarding {}
-
-impl Forwarding {
-    /// Decodes and checks a forwarding table.
-    ///
-    /// # Errors
-    /// Says what is wrong and where; the caller keeps the table it has.
-    pub fn decode(_table: &[u8], _interfaces: &[Interface]) -> Result<Self, TableFault> {
-        todo!()
-    }
-
-    /// Generation of the table it came from.
-    #[must_use]
-    pub fn generation(&self) -> u64 {
-        todo!()
-    }
-}
-
 /// The control plane sent a command that no correct one sends. The shell detaches it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Violation(pub &'static str);
@@ -102,95 +80,149 @@ pub struct Violation(pub &'static str);
 /// The pipeline of one worker and everything it owns.
 #[derive(Debug)]
 pub struct Engine<B> {
-    _buffers: std::marker::PhantomData<B>,
+    worker: Worker<B>,
+    policy: Option<Arc<Policy>>,
+    forwarding: Option<Arc<Forwarding>>,
+    /// Both tables, once both are there.
+    tables: Option<Tables>,
 }
 
 impl<B: Buffer> Engine<B> {
-    /// Allocates everything the worker will ever need.
+    /// Allocates everything the worker will need, except what new pools need ([`Engine::set_policy`]).
     #[must_use]
-    pub fn new(_setup: &Setup) -> Self {
-        todo!()
+    pub fn new(setup: &Setup) -> Self {
+        Self { worker: Worker::new(setup), policy: None, forwarding: None, tables: None }
     }
 
     /// Takes a burst from a port. `burst` is drained; every packet of it ends in `out` or is held inside.
     pub fn receive(
         &mut self,
-        _now: Time,
-        _port: PortId,
-        _burst: &mut Vec<B>,
-        _source: &mut impl BufferSource<B>,
-        _out: &mut Outbox<B>,
+        now: Time,
+        port: PortId,
+        burst: &mut Vec<B>,
+        source: &mut impl BufferSource<B>,
+        out: &mut Outbox<B>,
     ) {
-        todo!()
+        self.worker.counters.burst(burst.len());
+        for buffer in burst.drain(..) {
+            self.worker.counters.add(Counter::Received, 1);
+            self.worker.counters.add(Counter::ReceivedBytes, buffer.bytes().len() as u64);
+            self.worker.frame(self.tables.as_ref(), now, port, buffer, source, out);
+        }
     }
 
     /// Takes packets from other workers. `burst` is drained.
     pub fn receive_crossed(
         &mut self,
-        _now: Time,
-        _burst: &mut Vec<Crossed<B>>,
-        _source: &mut impl BufferSource<B>,
-        _out: &mut Outbox<B>,
+        now: Time,
+        burst: &mut Vec<Crossed<B>>,
+        source: &mut impl BufferSource<B>,
+        out: &mut Outbox<B>,
     ) {
-        todo!()
+        for crossed in burst.drain(..) {
+            self.worker.counters.add(Counter::CrossedIn, 1);
+            self.worker.crossed(self.tables.as_ref(), now, crossed, source, out);
+        }
     }
 
     /// Sends a frame of the kernel (from the TAP twin of `interface`) as it is, tagged where the interface is a VLAN.
-    pub fn inject(&mut self, _interface: InterfaceId, _buffer: B, _out: &mut Outbox<B>) {
-        todo!()
+    pub fn inject(&mut self, interface: InterfaceId, buffer: B, out: &mut Outbox<B>) {
+        self.worker.inject(interface, buffer, out);
     }
 
     /// Carries out a command of the control plane; answers go to `out.events`. Takes at most 257 event slots.
     ///
     /// # Errors
     /// If the command is malformed.
-    pub fn command(&mut self, _now: Time, _slot: &Slot, _out: &mut Outbox<B>) -> Result<(), Violation> {
-        todo!()
+    pub fn command(&mut self, now: Time, slot: &Slot, out: &mut Outbox<B>) -> Result<(), Violation> {
+        self.worker.command(self.tables.as_ref(), now, slot, out).inspect_err(|_| {
+            self.worker.counters.add(Counter::PeerViolations, 1);
+        })
     }
 
     /// Timers: expires flows and packets that wait, in bounded steps. Call it once a millisecond or after every burst.
-    pub fn tick(&mut self, _now: Time, _out: &mut Outbox<B>) {
-        todo!()
+    pub fn tick(&mut self, now: Time, out: &mut Outbox<B>) {
+        while let Some(waiting) = self.worker.neighbours.expire(now) {
+            self.worker.discard(waiting.buffer, DropReason::NeighbourUnresolved, out);
+            self.worker.counters.set(Counter::Held, self.worker.neighbours.waiting() as u64);
+        }
+        if let Some(tables) = &self.tables {
+            self.worker.expire(now, &tables.policy.settings);
+        }
     }
 
     /// Switches to another policy at a burst boundary; returns the one in use until now, to be freed elsewhere.
-    pub fn set_policy(&mut self, _policy: Arc<Policy>) -> Option<Arc<Policy>> {
-        todo!()
+    /// Allocates port maps for pool addresses that are new, and ends bindings whose address left its pool.
+    pub fn set_policy(&mut self, policy: Arc<Policy>) -> Option<Arc<Policy>> {
+        self.worker.counters.set(Counter::PolicyGeneration, policy.generation());
+        let old = self.policy.replace(policy);
+        self.join_tables();
+        if let Some(tables) = &self.tables {
+            self.worker.policy_changed(tables);
+        }
+        old
     }
 
     /// Switches to another forwarding table; returns the one in use until now, to be freed elsewhere.
-    pub fn set_forwarding(&mut self, _forwarding: Arc<Forwarding>) -> Option<Arc<Forwarding>> {
-        todo!()
+    pub fn set_forwarding(&mut self, forwarding: Arc<Forwarding>) -> Option<Arc<Forwarding>> {
+        self.worker.counters.set(Counter::ForwardingGeneration, forwarding.generation());
+        let first = self.forwarding.is_none();
+        let old = self.forwarding.replace(forwarding);
+        self.join_tables();
+        if let (true, Some(tables)) = (first, &self.tables) {
+            self.worker.policy_changed(tables);
+        }
+        old
+    }
+
+    fn join_tables(&mut self) {
+        if let (Some(policy), Some(forwarding)) = (&self.policy, &self.forwarding) {
+            self.tables = Some(Tables { policy: Arc::clone(policy), forwarding: Arc::clone(forwarding) });
+        }
     }
 
     /// Counts packets that a TX queue took.
-    pub fn sent(&mut self, _packets: u64, _bytes: u64) {
-        todo!()
+    pub fn sent(&mut self, packets: u64, bytes: u64) {
+        self.worker.counters.add(Counter::Sent, packets);
+        self.worker.counters.add(Counter::SentBytes, bytes);
     }
 
     /// Counts packets that a TX queue did not take; the shell frees them.
-    pub fn not_sent(&mut self, _packets: u64) {
-        todo!()
+    pub fn not_sent(&mut self, packets: u64) {
+        self.drops(DropReason::TxQueueFull, packets);
     }
 
     /// Turns punted packets that found no room into drops; the shell frees them.
-    pub fn not_punted(&mut self, _packets: u64) {
-        todo!()
+    pub fn not_punted(&mut self, packets: u64) {
+        self.take_back(Counter::Punted, packets);
+        self.drops(DropReason::PuntRingFull, packets);
     }
 
     /// Turns crossed packets that found no room into drops; the shell frees them.
-    pub fn not_crossed(&mut self, _packets: u64) {
-        todo!()
+    pub fn not_crossed(&mut self, packets: u64) {
+        self.take_back(Counter::CrossedOut, packets);
+        self.drops(DropReason::CrossingRingFull, packets);
+    }
+
+    fn take_back(&mut self, counter: Counter, packets: u64) {
+        let counted = self.worker.counters.get(counter);
+        self.worker.counters.set(counter, counted.wrapping_sub(packets));
+    }
+
+    fn drops(&mut self, reason: DropReason, packets: u64) {
+        for _ in 0..packets {
+            self.worker.counters.drop_packet(reason);
+        }
     }
 
     /// The worker's counters, to publish.
     #[must_use]
     pub fn counters(&self) -> &Counters {
-        todo!()
+        &self.worker.counters
     }
 
     /// The worker's counters, for what the shell counts (cycles, rings, heartbeat).
     pub fn counters_mut(&mut self) -> &mut Counters {
-        todo!()
+        &mut self.worker.counters
     }
 }

@@ -1,5 +1,437 @@
-//! Stages of a packet.
+//! The way of a packet: link layer, sound IP packet, where to, which flow, out.
+//!
+//! Every packet ends in exactly one [`Verdict`], and [`Worker::finish`] is the one place that carries it out.
+
+use crate::bindings::Bindings;
+use crate::egress::{MAX_FRAGMENTS, Ready};
+use crate::flows::Flows;
+use crate::forwarding::{
+    Forwarding, Route, is_link_local, is_martian_destination, is_martian_source, is_multicast,
+};
+use crate::keyed::Keyed;
+use crate::neighbours::{Neighbours, NextHop};
+use crate::outbox::{Crossed, Outbox};
+use crate::policy::Policy;
+use crate::replies::Limits;
+use crate::{Buffer, BufferSource, Interface, Setup, Time};
+use std::sync::Arc;
+use turnpike_abi::counters::{Counter, Counters, Direction, DropReason, IcmpKind, ProtocolClass};
+use turnpike_abi::table::Side;
+use turnpike_abi::{Address, InterfaceId, PortId, WorkerId, ZoneId};
+use turnpike_wire::Malformed;
+use turnpike_wire::arp::{self, Arp};
+use turnpike_wire::ethernet::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet};
+use turnpike_wire::packet::{self, Family, Fragment, Packet};
 
 /// How far a packet has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stage {}
+pub(crate) enum Stage {
+    /// From the wire.
+    Fresh,
+    /// At the owner of its inside address.
+    Steered,
+    /// For a pool address, at the owner of its port.
+    Inbound {
+        /// Its source was translated on the way: it comes from another subscriber.
+        hairpin: bool,
+        /// The port's owner leased the port to this worker.
+        leased: bool,
+    },
+}
+
+/// The tables in force. Read-only to the path.
+#[derive(Clone, Debug)]
+pub(crate) struct Tables {
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) forwarding: Arc<Forwarding>,
+}
+
+/// What a worker owns.
+#[derive(Debug)]
+pub(crate) struct Worker<B> {
+    pub(crate) id: WorkerId,
+    pub(crate) workers: u8,
+    pub(crate) interfaces: Vec<Interface>,
+    pub(crate) counters: Counters,
+    pub(crate) flows: Flows,
+    pub(crate) bindings: Bindings,
+    pub(crate) neighbours: Neighbours<B>,
+    pub(crate) limits: Limits,
+    /// Fragments being made; empty between packets.
+    pub(crate) pieces: Vec<B>,
+}
+
+/// Where a packet goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Verdict {
+    Transmit {
+        next_hop: NextHop,
+        packet: Packet,
+        direction: Direction,
+        class: ProtocolClass,
+    },
+    /// Like `Transmit`, in pieces of at most `mtu` bytes.
+    Split {
+        next_hop: NextHop,
+        packet: Packet,
+        direction: Direction,
+        class: ProtocolClass,
+        mtu: u16,
+    },
+    Punt,
+    Cross(WorkerId, Stage),
+    Drop(DropReason),
+    /// Dropped, and the sender is told. The frame is still as it came.
+    Refuse {
+        reason: DropReason,
+        kind: IcmpKind,
+        mtu: u16,
+        packet: Packet,
+    },
+    /// An ARP request for a pool address.
+    ProxyArp,
+}
+
+impl<B: Buffer> Worker<B> {
+    pub(crate) fn new(setup: &Setup) -> Self {
+        let keyed = Keyed::new(setup.key);
+        let mut counters = Counters::default();
+        counters.set(Counter::FlowsLimit, setup.flows as u64);
+        counters.set(Counter::BindingsLimit, setup.bindings as u64);
+        Self {
+            id: setup.worker,
+            workers: setup.workers,
+            interfaces: setup.interfaces.clone(),
+            counters,
+            flows: Flows::new(setup.flows, keyed),
+            bindings: Bindings::new(setup, keyed),
+            neighbours: Neighbours::new(keyed),
+            limits: Limits::new(setup.interfaces.len()),
+            pieces: Vec::with_capacity(MAX_FRAGMENTS),
+        }
+    }
+
+    /// A frame from the wire.
+    pub(crate) fn frame(
+        &mut self,
+        tables: Option<&Tables>,
+        now: Time,
+        port: PortId,
+        mut buffer: B,
+        source: &mut impl BufferSource<B>,
+        out: &mut Outbox<B>,
+    ) {
+        let (verdict, on) = match self.link(tables, port, &buffer) {
+            Ok((on, link)) => (self.network(tables, now, on, Stage::Fresh, &mut buffer, &link), on),
+            Err(reason) => (Verdict::Drop(reason), InterfaceId(0)),
+        };
+        self.finish(tables, now, on, verdict, buffer, source, out);
+    }
+
+    /// A packet from another worker.
+    pub(crate) fn crossed(
+        &mut self,
+        tables: Option<&Tables>,
+        now: Time,
+        crossed: Crossed<B>,
+        source: &mut impl BufferSource<B>,
+        out: &mut Outbox<B>,
+    ) {
+        let Crossed { mut buffer, arrived_on, stage } = crossed;
+        let verdict = match ethernet::parse(buffer.bytes()) {
+            Ok(link) => self.network(tables, now, arrived_on, stage, &mut buffer, &link),
+            Err(malformed) => Verdict::Drop(reason_of(malformed)),
+        };
+        self.finish(tables, now, arrived_on, verdict, buffer, source, out);
+    }
+
+    /// Ethernet: which interface, and is the frame for this station?
+    fn link(
+        &self,
+        tables: Option<&Tables>,
+        port: PortId,
+        buffer: &B,
+    ) -> Result<(InterfaceId, Ethernet), DropReason> {
+        let link = ethernet::parse(buffer.bytes()).map_err(reason_of)?;
+        // 802.1Q 9.6: a tag with VLAN id 0 carries priority only.
+        let vlan = link.vlan.unwrap_or(0);
+        let numbered = self.interfaces.iter().zip(0u16..);
+        let found =
+            numbered.into_iter().find(|(interface, _)| interface.port == port && interface.vlan == vlan);
+        let (interface, id) = found.ok_or(DropReason::VlanUnknown)?;
+        if !ethernet::is_multicast(link.destination) && link.destination != interface.mac {
+            return Err(DropReason::MacNotOurs);
+        }
+        // The kernel resolves addresses before the first table is there.
+        if tables.is_none() && link.ethertype != ETHERTYPE_ARP {
+            return Err(DropReason::NotConfigured);
+        }
+        Ok((InterfaceId(id), link))
+    }
+
+    fn network(
+        &mut self,
+        tables: Option<&Tables>,
+        now: Time,
+        on: InterfaceId,
+        stage: Stage,
+        buffer: &mut B,
+        link: &Ethernet,
+    ) -> Verdict {
+        let family = match link.ethertype {
+            ETHERTYPE_ARP => return arp_verdict(tables, on, buffer.bytes(), link),
+            ETHERTYPE_IPV4 => Family::V4,
+            ETHERTYPE_IPV6 => Family::V6,
+            _ => return Verdict::Drop(DropReason::EthertypeUnknown),
+        };
+        let Some(tables) = tables else { return Verdict::Drop(DropReason::NotConfigured) };
+        match packet::parse(buffer.bytes(), link.payload, family) {
+            Ok(packet) => self.ip(tables, now, on, stage, buffer, &packet),
+            Err(malformed) => Verdict::Drop(reason_of(malformed)),
+        }
+    }
+
+    /// A sound IP packet: for the box, for a pool address, or through.
+    pub(crate) fn ip(
+        &mut self,
+        tables: &Tables,
+        now: Time,
+        on: InterfaceId,
+        stage: Stage,
+        buffer: &mut B,
+        packet: &Packet,
+    ) -> Verdict {
+        let (source, destination) = (Address(packet.source), Address(packet.destination));
+        let v6 = packet.family == Family::V6;
+        if is_multicast(destination) || destination == Address::v4([255; 4]) {
+            return if is_link_scope(destination) {
+                Verdict::Punt
+            } else {
+                Verdict::Drop(DropReason::MulticastUnsupported)
+            };
+        }
+        if is_multicast(source) || is_martian_source(source, v6) {
+            return Verdict::Drop(DropReason::MartianSource);
+        }
+        let pool = tables.policy.pool_of(destination);
+        let route = tables.forwarding.lookup(destination);
+        let local = route == Some(Route::Local);
+        if local && pool.is_none() {
+            return Verdict::Punt;
+        }
+        if is_martian_destination(destination, v6) {
+            return Verdict::Drop(DropReason::MartianDestination);
+        }
+        // RFC 4291 2.5.6: link-local sources are never forwarded.
+        if is_link_local(source) {
+            return Verdict::Drop(DropReason::MartianSource);
+        }
+        match packet.fragment {
+            Fragment::Whole => {}
+            Fragment::First { .. } | Fragment::Later { .. } if local => return Verdict::Punt,
+            Fragment::First { .. } => return Verdict::Drop(DropReason::FragFirst),
+            Fragment::Later { .. } => return Verdict::Drop(DropReason::FragLater),
+        }
+        let Some(from) = tables.policy.zone_of(on) else { return Verdict::Drop(DropReason::NotConfigured) };
+        if stage == Stage::Fresh
+            && tables.policy.settings.flags & turnpike_abi::table::SettingsRecord::REVERSE_PATH != 0
+        {
+            // BCP 84: strict reverse path. A subscriber cannot borrow another network's address.
+            match tables.forwarding.lookup(source) {
+                Some(Route::Unicast { interface, .. }) if interface == on => {}
+                _ => return Verdict::Drop(DropReason::SpoofedSource),
+            }
+        }
+        let passing = Passing { on, from, stage };
+        match (stage, pool) {
+            (Stage::Inbound { hairpin, leased }, Some(pool)) => {
+                self.inbound(tables, now, &passing, buffer, packet, pool, hairpin, leased)
+            }
+            (Stage::Inbound { .. }, None) => Verdict::Drop(DropReason::HairpinLoop),
+            (Stage::Fresh | Stage::Steered, Some(pool)) if tables.policy.side_of(from) == Side::INSIDE => {
+                self.hairpin(tables, now, &passing, buffer, packet, pool)
+            }
+            (Stage::Fresh | Stage::Steered, Some(pool)) => {
+                self.inbound(tables, now, &passing, buffer, packet, pool, false, false)
+            }
+            (Stage::Fresh | Stage::Steered, None) => {
+                self.through(tables, now, &passing, buffer, packet, route)
+            }
+        }
+    }
+
+    /// Carries a verdict out.
+    fn finish(
+        &mut self,
+        tables: Option<&Tables>,
+        now: Time,
+        on: InterfaceId,
+        verdict: Verdict,
+        mut buffer: B,
+        source: &mut impl BufferSource<B>,
+        out: &mut Outbox<B>,
+    ) {
+        match (verdict, tables) {
+            (Verdict::Drop(reason), _) => self.discard(buffer, reason, out),
+            (Verdict::Punt, _) => self.punt(on, buffer, out),
+            (Verdict::Cross(to, stage), _) => {
+                if out.cross.len() < out.cross.capacity() {
+                    self.counters.add(Counter::CrossedOut, 1);
+                    out.cross.push((to, Crossed { buffer, arrived_on: on, stage }));
+                } else {
+                    self.discard(buffer, DropReason::CrossingRingFull, out);
+                }
+            }
+            (Verdict::Transmit { next_hop, packet, direction, class }, Some(tables)) => {
+                // Ethernet padding ends here.
+                if !buffer.resize(packet.end) {
+                    return self.discard(buffer, DropReason::InternalError, out);
+                }
+                let ready = Ready { l3: packet.l3, family: packet.family, direction, class };
+                self.leave(tables, now, next_hop, buffer, ready, out);
+            }
+            (Verdict::Split { next_hop, packet, direction, class, mtu }, Some(tables)) => {
+                let l3 = ethernet::HEADER_LEN + ethernet::VLAN_LEN;
+                let ready = Ready { l3, family: packet.family, direction, class };
+                self.leave_in_pieces(tables, now, next_hop, (buffer, &packet), (mtu, ready), source, out);
+            }
+            (Verdict::Refuse { reason, kind, mtu, packet }, Some(tables)) => {
+                self.counters.drop_packet(reason);
+                self.refuse(tables, now, on, kind, mtu, &packet, buffer, out);
+            }
+            (Verdict::ProxyArp, _) => {
+                let Some(interface) = self.interfaces.get(on.index()).copied() else {
+                    return self.discard(buffer, DropReason::InternalError, out);
+                };
+                let payload =
+                    ethernet::parse(buffer.bytes()).map_or(ethernet::HEADER_LEN, |link| link.payload);
+                if arp::reply_in_place(buffer.bytes_mut(), payload, interface.mac).is_err() {
+                    return self.discard(buffer, DropReason::ArpMalformed, out);
+                }
+                // The request ends here and the reply is the box's own; the frame serves both.
+                self.counters.add(Counter::Generated, 1);
+                self.counters.add(Counter::Punted, 1);
+                if let Err(buffer) = out.transmit(interface.port, buffer) {
+                    self.discard(buffer, DropReason::TxQueueFull, out);
+                }
+            }
+            (Verdict::Transmit { .. } | Verdict::Split { .. } | Verdict::Refuse { .. }, None) => {
+                self.discard(buffer, DropReason::InternalError, out);
+            }
+        }
+    }
+
+    /// To the TAP twin, without tag.
+    fn punt(&mut self, on: InterfaceId, mut buffer: B, out: &mut Outbox<B>) {
+        if out.punt.len() >= out.punt.capacity() {
+            return self.discard(buffer, DropReason::PuntRingFull, out);
+        }
+        if ethernet::parse(buffer.bytes()).is_ok_and(|link| link.vlan.is_some()) {
+            let frame = buffer.bytes_mut();
+            frame.copy_within(..12, ethernet::VLAN_LEN);
+            buffer.trim_front(ethernet::VLAN_LEN);
+        }
+        self.counters.add(Counter::Punted, 1);
+        out.punt.push((on, buffer));
+    }
+
+    /// A frame of the kernel, from a TAP twin.
+    pub(crate) fn inject(&mut self, interface: InterfaceId, mut buffer: B, out: &mut Outbox<B>) {
+        self.counters.add(Counter::Injected, 1);
+        let Some(to) = self.interfaces.get(interface.index()).copied() else {
+            return self.discard(buffer, DropReason::InternalError, out);
+        };
+        if buffer.bytes().len() < ethernet::HEADER_LEN {
+            return self.discard(buffer, DropReason::EthTruncated, out);
+        }
+        if to.vlan != 0 {
+            if !buffer.prepend(ethernet::VLAN_LEN) {
+                return self.discard(buffer, DropReason::BufferExhausted, out);
+            }
+            let frame = buffer.bytes_mut();
+            frame.copy_within(ethernet::VLAN_LEN..ethernet::VLAN_LEN + 12, 0);
+            let [high, low] = to.vlan.to_be_bytes();
+            if let Some(tag) = frame.get_mut(12..16) {
+                tag.copy_from_slice(&[0x81, 0x00, high, low]);
+            }
+        }
+        if let Err(buffer) = out.transmit(to.port, buffer) {
+            self.discard(buffer, DropReason::TxQueueFull, out);
+        }
+    }
+}
+
+/// Where a packet came in and how far it has come.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Passing {
+    pub(crate) on: InterfaceId,
+    pub(crate) from: ZoneId,
+    pub(crate) stage: Stage,
+}
+
+/// ARP is the kernel's, but for requests for pool addresses (RFC 3022 6.2).
+fn arp_verdict(tables: Option<&Tables>, on: InterfaceId, frame: &[u8], link: &Ethernet) -> Verdict {
+    let body = frame.get(link.payload..).unwrap_or_default();
+    let arp = match arp::parse(body) {
+        Ok(arp) => arp,
+        Err(malformed) => return Verdict::Drop(reason_of(malformed)),
+    };
+    let wanted = |tables: &Tables, arp: &Arp| {
+        let target = Address::v4(arp.target_ip);
+        let pool = tables.policy.pool_of(target).and_then(|pool| tables.policy.pool(pool));
+        let asker = tables.forwarding.lookup(Address::v4(arp.sender_ip));
+        arp.operation == arp::REQUEST
+            && pool.is_some_and(|pool| pool.proxy_arp == 1 && tables.policy.zone_of(on) == Some(pool.zone))
+            && !tables.forwarding.is_own(target)
+            && matches!(asker, Some(Route::Unicast { interface, .. }) if interface == on)
+    };
+    match tables {
+        Some(tables) if wanted(tables, &arp) => Verdict::ProxyArp,
+        _ => Verdict::Punt,
+    }
+}
+
+/// Multicast and broadcast that stays on the link and may be the kernel's: routing protocols, ND, DHCP.
+fn is_link_scope(destination: Address) -> bool {
+    match destination.to_v4() {
+        Some([224, 0, 0, _] | [255, 255, 255, 255]) => true,
+        Some(_) => false,
+        None => matches!(destination.0, [0xff, scope, ..] if matches!(scope & 0x0f, 1 | 2)),
+    }
+}
+
+/// The drop reason of a malformed packet.
+pub(crate) const fn reason_of(malformed: Malformed) -> DropReason {
+    match malformed {
+        Malformed::EthTruncated => DropReason::EthTruncated,
+        Malformed::VlanTruncated => DropReason::VlanTruncated,
+        Malformed::ArpMalformed => DropReason::ArpMalformed,
+        Malformed::Ip4Truncated => DropReason::Ip4Truncated,
+        Malformed::Ip4BadVersion => DropReason::Ip4BadVersion,
+        Malformed::Ip4BadIhl => DropReason::Ip4BadIhl,
+        Malformed::Ip4BadTotalLength => DropReason::Ip4BadTotalLength,
+        Malformed::Ip4BadChecksum => DropReason::Ip4BadChecksum,
+        Malformed::Ip4BadOptions => DropReason::Ip4BadOptions,
+        Malformed::IpOptionsSourceRoute => DropReason::IpOptionsSourceRoute,
+        Malformed::Ip6Truncated => DropReason::Ip6Truncated,
+        Malformed::Ip6BadVersion => DropReason::Ip6BadVersion,
+        Malformed::Ip6BadPayloadLength => DropReason::Ip6BadPayloadLength,
+        Malformed::Ip6ExtTruncated => DropReason::Ip6ExtTruncated,
+        Malformed::Ip6ExtOrder => DropReason::Ip6ExtOrder,
+        Malformed::Ip6ExtLimit => DropReason::Ip6ExtLimit,
+        Malformed::Ip6RoutingHeader0 => DropReason::Ip6RoutingHeader0,
+        Malformed::FragTiny => DropReason::FragTiny,
+        Malformed::FragOffsetOne => DropReason::FragOffsetOne,
+        Malformed::FragOverrun => DropReason::FragOverrun,
+        Malformed::FragBadLength => DropReason::FragBadLength,
+        Malformed::TcpTruncated => DropReason::TcpTruncated,
+        Malformed::TcpBadOffset => DropReason::TcpBadOffset,
+        Malformed::TcpBadFlags => DropReason::TcpBadFlags,
+        Malformed::UdpTruncated => DropReason::UdpTruncated,
+        Malformed::UdpBadLength => DropReason::UdpBadLength,
+        Malformed::IcmpTruncated => DropReason::IcmpTruncated,
+        Malformed::IcmpBadChecksum => DropReason::IcmpBadChecksum,
+        Malformed::IcmpInnerTruncated => DropReason::IcmpInnerTruncated,
+        Malformed::IcmpInnerBadChecksum => DropReason::IcmpInnerBadChecksum,
+    }
+}

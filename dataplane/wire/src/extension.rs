@@ -87,3 +87,29 @@ pub(crate) fn walk(frame: &[u8], at: usize, end: usize, next: u8) -> Result<Chai
     }
     Ok(chain)
 }
+
+/// One header of an embedded packet's chain.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Step {
+    /// What follows it.
+    pub(crate) next: u8,
+    /// Where.
+    pub(crate) after: usize,
+    /// It is the Fragment header of a later fragment: no transport header follows.
+    pub(crate) later_fragment: bool,
+}
+
+/// The extension header `kind` at `at`: `None` if `kind` is not one, `Some(None)` if it is cut short.
+pub(crate) fn step(kind: u8, packet: &[u8], at: usize) -> Option<Option<Step>> {
+    if !matches!(kind, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS) {
+        return None;
+    }
+    let read = || {
+        let &[next, length, third, fourth] = array(packet, at)?;
+        let fragment = kind == FRAGMENT;
+        let after = at + if fragment { 8 } else { (usize::from(length) + 1) * 8 };
+        let offset = u16::from_be_bytes([third, fourth]) & 0xfff8;
+        (after <= packet.len()).then_some(Step { next, after, later_fragment: fragment && offset != 0 })
+    };
+    Some(read())
+}

@@ -1,0 +1,251 @@
+//! Commands of the control plane. What they hold is checked field by field: the sender is not trusted.
+
+use crate::bindings::class_of;
+use crate::neighbours::NextHop;
+use crate::outbox::Outbox;
+use crate::pipeline::{Tables, Worker};
+use crate::policy::has_ports;
+use crate::sessions::timeout_ms;
+use crate::{Buffer, Time, Violation};
+use turnpike_abi::command::{
+    Kind, NeighbourClear, NeighbourSet, PinholeAdd, PinholeRemove, PortLease, Slot, Walk, WalkTable,
+};
+use turnpike_abi::counters::{Counter, ProtocolClass};
+use turnpike_abi::event::{Ack, AckResult, BindingRow, FlowRow, Tuple, WalkEnd};
+use turnpike_abi::table::SettingsRecord;
+use turnpike_wire::ethernet;
+
+/// Most rows one walk sends.
+const WALK_ROWS: u32 = 256;
+
+type Answer = Result<AckResult, Violation>;
+
+impl<B: Buffer> Worker<B> {
+    /// Carries a command out and answers it.
+    pub(crate) fn command(
+        &mut self,
+        tables: Option<&Tables>,
+        now: Time,
+        slot: &Slot,
+        out: &mut Outbox<B>,
+    ) -> Result<(), Violation> {
+        let mut ack = Ack::default();
+        ack.result = match slot.header.kind {
+            Kind::NEIGHBOUR_SET => self.neighbour_set(&slot.body(), out)?,
+            Kind::NEIGHBOUR_CLEAR => self.neighbour_clear(&slot.body(), out)?,
+            Kind::NEIGHBOURS_RESET => {
+                self.neighbours.reset();
+                AckResult::OK
+            }
+            Kind::PINHOLE_ADD => self.pinhole_add(tables, now, &slot.body(), &mut ack)?,
+            Kind::PINHOLE_REMOVE => {
+                let PinholeRemove { id } = slot.body();
+                match self.bindings.pinhole(id) {
+                    Some(number) => {
+                        self.end_binding(number);
+                        AckResult::OK
+                    }
+                    None => AckResult::NOT_FOUND,
+                }
+            }
+            Kind::PORT_LEASE => self.port_lease(tables, &slot.body())?,
+            Kind::PORT_RELEASE => {
+                let lease: PortLease = slot.body();
+                match self.bindings.release_port(&lease) {
+                    Ok(()) => AckResult::OK,
+                    Err(result) => result,
+                }
+            }
+            // Its answer is the rows.
+            Kind::WALK => {
+                self.counters.add(Counter::Commands, 1);
+                return self.walk(tables, now, slot, out);
+            }
+            _ => return Err(Violation("unknown kind of command")),
+        };
+        let counter = if ack.result == AckResult::OK { Counter::Commands } else { Counter::CommandsRefused };
+        self.counters.add(counter, 1);
+        self.counters.set(Counter::Neighbours, self.neighbours.known() as u64);
+        self.counters.set(Counter::Pinholes, self.bindings.pinholes() as u64);
+        self.event(Slot::new(Kind::ACK, slot.header.sequence, &ack), out);
+        Ok(())
+    }
+
+    fn neighbour_set(&mut self, set: &NeighbourSet, out: &mut Outbox<B>) -> Answer {
+        if !self.has_interface(set.interface) {
+            return Err(Violation("neighbour on an unknown interface"));
+        }
+        if ethernet::is_multicast(set.mac) || set.mac == [0; 6] {
+            return Err(Violation("station address of a neighbour is not unicast"));
+        }
+        let next_hop = NextHop { interface: set.interface, address: set.address };
+        if !self.neighbours.set(next_hop, set.mac) {
+            return Ok(AckResult::TABLE_FULL);
+        }
+        self.release_waiting(next_hop, set.mac, out);
+        Ok(AckResult::OK)
+    }
+
+    fn neighbour_clear(&mut self, clear: &NeighbourClear, out: &mut Outbox<B>) -> Answer {
+        if !self.has_interface(clear.interface) || clear.failed > 1 {
+            return Err(Violation("malformed neighbour"));
+        }
+        let next_hop = NextHop { interface: clear.interface, address: clear.address };
+        self.neighbours.clear(next_hop);
+        if clear.failed == 1 {
+            self.drop_waiting(next_hop, out);
+        }
+        Ok(AckResult::OK)
+    }
+
+    fn pinhole_add(&mut self, tables: Option<&Tables>, now: Time, add: &PinholeAdd, ack: &mut Ack) -> Answer {
+        if add.id == 0 || add.flags & !(PinholeAdd::POOL | PinholeAdd::LEASED) != 0 {
+            return Err(Violation("malformed pinhole"));
+        }
+        let translated = add.flags & PinholeAdd::POOL != 0;
+        let known_protocol =
+            has_ports(add.protocol) && (!translated || class_of(add.protocol) != ProtocolClass::Other);
+        if !known_protocol || add.inside_port == 0 || !add.remote.is_canonical() {
+            return Err(Violation("malformed pinhole"));
+        }
+        if add.remote_port_first > add.remote_port_last || add.inside.is_unspecified() {
+            return Err(Violation("malformed pinhole"));
+        }
+        if translated && !add.inside.is_v4() {
+            return Err(Violation("translated pinhole for an IPv6 host"));
+        }
+        if add.flags & PinholeAdd::LEASED != 0 && (add.external_port == 0 || add.external.is_unspecified()) {
+            return Err(Violation("leased pinhole without external port"));
+        }
+        let Some(tables) = tables else { return Ok(AckResult::NO_POLICY) };
+        Ok(match self.bindings.add_pinhole(&tables.policy, add, now, &mut self.counters) {
+            Ok(number) => {
+                if let Some(binding) = self.bindings.record(number) {
+                    (ack.external, ack.external_port) = (binding.external, binding.external_port);
+                }
+                AckResult::OK
+            }
+            Err(result) => result,
+        })
+    }
+
+    fn port_lease(&mut self, tables: Option<&Tables>, lease: &PortLease) -> Answer {
+        if lease.external_port == 0 || lease.owner.0 >= self.workers || lease.owner == self.id {
+            return Err(Violation("malformed port lease"));
+        }
+        if !matches!(class_of(lease.protocol), ProtocolClass::Tcp | ProtocolClass::Udp) {
+            return Err(Violation("port lease for a protocol without ports"));
+        }
+        let Some(tables) = tables else { return Ok(AckResult::NO_POLICY) };
+        Ok(match self.bindings.lease_port(&tables.policy, lease) {
+            Ok(()) => AckResult::OK,
+            Err(result) => result,
+        })
+    }
+
+    fn walk(
+        &mut self,
+        tables: Option<&Tables>,
+        now: Time,
+        slot: &Slot,
+        out: &mut Outbox<B>,
+    ) -> Result<(), Violation> {
+        let walk: Walk = slot.body();
+        if walk.limit == 0 || walk.limit > WALK_ROWS {
+            return Err(Violation("walk for more rows than fit"));
+        }
+        let sequence = slot.header.sequence;
+        let (cursor, limit) = (usize::try_from(walk.cursor).unwrap_or(usize::MAX), walk.limit as usize);
+        let mut end = WalkEnd { cursor: WalkEnd::DONE, ..WalkEnd::default() };
+        match walk.table {
+            WalkTable::FLOWS => {
+                let worker = self.id;
+                let settings = tables.map(|tables| tables.policy.settings);
+                let mut rows = self.flows.walk(cursor);
+                for (_, flow) in rows.by_ref().take(limit) {
+                    end.rows += 1;
+                    let row = flow_row(flow, worker, now, settings.as_ref());
+                    out.events.push(Slot::new(Kind::FLOW_ROW, sequence, &row));
+                }
+                if let Some((next, _)) = rows.next() {
+                    end.cursor = next as u64;
+                }
+            }
+            WalkTable::BINDINGS => {
+                let worker = self.id;
+                let mut rows = self.bindings.walk(cursor);
+                for (_, binding) in rows.by_ref().take(limit) {
+                    end.rows += 1;
+                    let row = BindingRow {
+                        inside: binding.inside,
+                        external: binding.external,
+                        remote: binding.remote,
+                        pinhole: binding.pinhole,
+                        age_ms: now.0.saturating_sub(binding.created.0),
+                        flows: binding.flows,
+                        inside_port: binding.inside_port,
+                        external_port: binding.external_port,
+                        pool: binding.pool,
+                        protocol: binding.protocol,
+                        worker,
+                        remote_ports: binding.remote_ports,
+                    };
+                    out.events.push(Slot::new(Kind::BINDING_ROW, sequence, &row));
+                }
+                if let Some((next, _)) = rows.next() {
+                    end.cursor = next as u64;
+                }
+            }
+            _ => return Err(Violation("walk over an unknown table")),
+        }
+        out.events.push(Slot::new(Kind::WALK_END, sequence, &end));
+        Ok(())
+    }
+
+    /// Prepares for another policy: bindings whose address left their pool end.
+    pub(crate) fn policy_changed(&mut self, tables: &Tables) {
+        self.bindings.set_pools(&tables.policy);
+        let mut from = 0;
+        while let Some(outdated) = self.bindings.outdated(&tables.policy, from) {
+            self.end_binding(outdated as u32);
+            from = outdated + 1;
+        }
+    }
+}
+
+fn flow_row(
+    flow: &crate::flows::Flow,
+    worker: turnpike_abi::WorkerId,
+    now: Time,
+    settings: Option<&SettingsRecord>,
+) -> FlowRow {
+    let mut flags = 0;
+    if flow.rewrite != [crate::translate::Rewrite::None; 2] {
+        flags |= FlowRow::TRANSLATED;
+    }
+    if flow.inbound {
+        flags |= FlowRow::INBOUND;
+    }
+    FlowRow {
+        forward: shown(&flow.forward),
+        reverse: shown(&flow.reverse),
+        packets: flow.packets,
+        bytes: flow.bytes,
+        idle_ms: now.0.saturating_sub(flow.last.0),
+        timeout_ms: settings.map_or(0, |settings| timeout_ms(flow, settings)),
+        age_ms: now.0.saturating_sub(flow.created.0),
+        state: flow.state.index() as u8,
+        worker,
+        flags,
+        reserved: [0; 5],
+    }
+}
+
+/// A query's identifier stands in both ports.
+fn shown(tuple: &Tuple) -> Tuple {
+    if class_of(tuple.protocol) == ProtocolClass::Icmp {
+        Tuple { destination_port: tuple.source_port, ..*tuple }
+    } else {
+        *tuple
+    }
+}

@@ -1,0 +1,364 @@
+//! The compiled policy: zones, pools, NAT rules, firewall rules, timeouts.
+
+use crate::Interface;
+use turnpike_abi::counters::FirewallAction;
+use turnpike_abi::event::Tuple;
+use turnpike_abi::table::{
+    Action, FirewallRuleRecord, InterfaceRecord, NatAction, NatRuleRecord, PoolRangeRecord, PoolRecord,
+    Reader, SettingsRecord, Side, TableFault, TableKind, ZonePairRecord, ZoneRecord, policy as section,
+};
+use turnpike_abi::{Address, InterfaceId, MAX_POOLS, MAX_ZONES, PoolId, Prefix, ZoneId};
+
+/// Longest timeout in seconds: a week.
+const MAX_TIMEOUT: u32 = 7 * 24 * 3600;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
+const DCCP: u8 = 33;
+const SCTP: u8 = 132;
+
+/// The compiled policy; immutable, shared by the workers.
+#[derive(Debug)]
+pub struct Policy {
+    generation: u64,
+    pub(crate) settings: SettingsRecord,
+    zones: Vec<ZoneRecord>,
+    /// By interface.
+    members: Vec<Option<InterfaceRecord>>,
+    pools: Vec<PoolRecord>,
+    /// Sorted by first address, disjoint.
+    ranges: Vec<PoolRange>,
+    nat: Vec<NatRuleRecord>,
+    rules: Vec<FirewallRuleRecord>,
+    defaults: [[FirewallAction; MAX_ZONES]; MAX_ZONES],
+}
+
+#[derive(Clone, Copy, Debug)]
+struct PoolRange {
+    first: u32,
+    last: u32,
+    pool: PoolId,
+}
+
+/// Address and port of a packet's first-match lookup in the firewall.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FirstPacket {
+    pub(crate) from: ZoneId,
+    pub(crate) to: ZoneId,
+    /// Addresses and ports as the inside sees them.
+    pub(crate) tuple: Tuple,
+    /// Type and code of an ICMP message.
+    pub(crate) icmp: Option<(u8, u8)>,
+}
+
+/// What the firewall says, and whether a rule or the default said it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    pub(crate) action: FirewallAction,
+    pub(crate) by_rule: bool,
+}
+
+/// What the NAT rules say about a flow from an inside to an outside zone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NatVerdict {
+    Translate(PoolId),
+    Exempt,
+    NoRule,
+}
+
+impl Policy {
+    /// Decodes and checks a policy table.
+    ///
+    /// # Errors
+    /// Says what is wrong and where; the caller keeps the policy it has.
+    pub fn decode(table: &[u8], interfaces: &[Interface]) -> Result<Self, TableFault> {
+        let reader = Reader::new(table)?;
+        if reader.kind() != TableKind::POLICY {
+            return Err(TableFault { offset: 16, what: "not a policy table" });
+        }
+        let &[settings] = reader.section::<SettingsRecord>(section::SETTINGS)? else {
+            return Err(TableFault { offset: 0, what: "a policy has exactly one settings record" });
+        };
+        check(&reader, section::SETTINGS, &[settings], |settings: &SettingsRecord| {
+            let timers = [
+                settings.udp,
+                settings.icmp,
+                settings.tcp_established,
+                settings.tcp_opening,
+                settings.tcp_closing,
+                settings.other,
+            ];
+            if timers.iter().any(|&seconds| seconds == 0 || seconds > MAX_TIMEOUT) {
+                return Err("a timeout is 0 or longer than a week");
+            }
+            if settings.neighbour_wait_ms > 60_000 || settings.mss_clamp > 1 || settings.icmp_rate > 1_000_000
+            {
+                return Err("a setting is out of range");
+            }
+            Ok(())
+        })?;
+        let zones = reader.section::<ZoneRecord>(section::ZONES)?;
+        if zones.len() > MAX_ZONES {
+            return Err(TableFault {
+                offset: reader.offset_of::<ZoneRecord>(section::ZONES, 0),
+                what: "too many zones",
+            });
+        }
+        check(&reader, section::ZONES, zones, |zone| match zone.side {
+            Side::INSIDE | Side::OUTSIDE => Ok(()),
+            _ => Err("zone is neither inside nor outside"),
+        })?;
+        let known = |zone: ZoneId| zone.index() < zones.len();
+        let known_or_any = |zone: ZoneId| zone == ZoneId::ANY || known(zone);
+
+        let mut members = vec![None; interfaces.len()];
+        let records = reader.section::<InterfaceRecord>(section::INTERFACES)?;
+        check(&reader, section::INTERFACES, records, |record: &InterfaceRecord| {
+            let Some(member) = members.get_mut(record.interface.index()) else {
+                return Err("no such interface");
+            };
+            if !known(record.zone) {
+                return Err("interface in an unknown zone");
+            }
+            if !(68..=9600).contains(&record.mtu) {
+                return Err("MTU out of range");
+            }
+            *member = Some(*record);
+            Ok(())
+        })?;
+
+        let pools = reader.section::<PoolRecord>(section::POOLS)?;
+        if pools.len() > MAX_POOLS {
+            return Err(TableFault {
+                offset: reader.offset_of::<PoolRecord>(section::POOLS, 0),
+                what: "too many pools",
+            });
+        }
+        check(&reader, section::POOLS, pools, |pool| {
+            if !known(pool.zone) || pool.proxy_arp > 1 {
+                return Err("pool in an unknown zone");
+            }
+            if pool.port_first == 0 || pool.port_first > pool.port_last {
+                return Err("port range of a pool is empty");
+            }
+            Ok(())
+        })?;
+        let mut ranges = Vec::new();
+        let records = reader.section::<PoolRangeRecord>(section::POOL_RANGES)?;
+        check(&reader, section::POOL_RANGES, records, |record: &PoolRangeRecord| {
+            if record.pool.index() >= pools.len() {
+                return Err("range of an unknown pool");
+            }
+            let range = PoolRange {
+                first: u32::from_be_bytes(record.first),
+                last: u32::from_be_bytes(record.last),
+                pool: record.pool,
+            };
+            if range.first > range.last {
+                return Err("address range of a pool is empty");
+            }
+            ranges.push(range);
+            Ok(())
+        })?;
+        ranges.sort_unstable_by_key(|range| range.first);
+        if ranges.windows(2).any(|pair| matches!(pair, [a, b] if a.last >= b.first)) {
+            let offset = reader.offset_of::<PoolRangeRecord>(section::POOL_RANGES, 0);
+            return Err(TableFault { offset, what: "address ranges of pools overlap" });
+        }
+
+        let nat = reader.section::<NatRuleRecord>(section::NAT_RULES)?;
+        check(&reader, section::NAT_RULES, nat, |rule| {
+            if !known_or_any(rule.from) || !known_or_any(rule.to) {
+                return Err("NAT rule for an unknown zone");
+            }
+            if !rule.source.is_canonical() || !rule.destination.is_canonical() {
+                return Err("prefix of a NAT rule is malformed");
+            }
+            match rule.action {
+                NatAction::TRANSLATE if rule.pool.index() < pools.len() => Ok(()),
+                NatAction::TRANSLATE => Err("NAT rule for an unknown pool"),
+                NatAction::EXEMPT => Ok(()),
+                _ => Err("unknown action of a NAT rule"),
+            }
+        })?;
+        let rules = reader.section::<FirewallRuleRecord>(section::FIREWALL_RULES)?;
+        check(&reader, section::FIREWALL_RULES, rules, |rule| {
+            if !known_or_any(rule.from) || !known_or_any(rule.to) {
+                return Err("firewall rule for an unknown zone");
+            }
+            if !rule.source.is_canonical() || !rule.destination.is_canonical() {
+                return Err("prefix of a firewall rule is malformed");
+            }
+            let byte_or_any = |value: u16| value <= 0xff || value == FirewallRuleRecord::ANY;
+            if ![rule.protocol, rule.icmp_type, rule.icmp_code].into_iter().all(byte_or_any) {
+                return Err("protocol, type or code of a firewall rule is out of range");
+            }
+            if !matches!(rule.family, 0 | 4 | 6) {
+                return Err("family of a firewall rule is neither 4, 6 nor 0");
+            }
+            action(rule.action).map(drop)
+        })?;
+        let mut defaults = [[FirewallAction::Drop; MAX_ZONES]; MAX_ZONES];
+        let pairs = reader.section::<ZonePairRecord>(section::ZONE_PAIRS)?;
+        check(&reader, section::ZONE_PAIRS, pairs, |pair| {
+            if !known(pair.from) || !known(pair.to) {
+                return Err("default for an unknown zone");
+            }
+            let cell = defaults.get_mut(pair.from.index()).and_then(|row| row.get_mut(pair.to.index()));
+            *cell.ok_or("default for an unknown zone")? = action(pair.action)?;
+            Ok(())
+        })?;
+
+        Ok(Self {
+            generation: reader.generation(),
+            settings,
+            zones: zones.to_vec(),
+            members,
+            pools: pools.to_vec(),
+            ranges,
+            nat: nat.to_vec(),
+            rules: rules.to_vec(),
+            defaults,
+        })
+    }
+
+    /// Generation of the table it came from.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The zone of an interface.
+    pub(crate) fn zone_of(&self, interface: InterfaceId) -> Option<ZoneId> {
+        self.members.get(interface.index()).copied().flatten().map(|member| member.zone)
+    }
+
+    /// Largest IP packet in bytes that an interface takes.
+    pub(crate) fn mtu_of(&self, interface: InterfaceId) -> Option<u16> {
+        self.members.get(interface.index()).copied().flatten().map(|member| member.mtu)
+    }
+
+    /// The side of a zone.
+    pub(crate) fn side_of(&self, zone: ZoneId) -> Side {
+        self.zones.get(zone.index()).map_or(Side::OUTSIDE, |record| record.side)
+    }
+
+    /// A pool.
+    pub(crate) fn pool(&self, pool: PoolId) -> Option<&PoolRecord> {
+        self.pools.get(pool.index())
+    }
+
+    /// The pool that holds an external address.
+    pub(crate) fn pool_of(&self, address: Address) -> Option<PoolId> {
+        let address = u32::from_be_bytes(address.to_v4()?);
+        let at = self.ranges.partition_point(|range| range.first <= address);
+        let range = self.ranges.get(at.checked_sub(1)?)?;
+        (address <= range.last).then_some(range.pool)
+    }
+
+    /// Every address of a pool, lowest first.
+    pub(crate) fn addresses(&self, pool: PoolId) -> impl Iterator<Item = [u8; 4]> + '_ {
+        let ranges = self.ranges.iter().filter(move |range| range.pool == pool);
+        ranges.flat_map(|range| (range.first..=range.last).map(u32::to_be_bytes))
+    }
+
+    /// Pools by id.
+    pub(crate) fn pools(&self) -> impl Iterator<Item = (PoolId, &PoolRecord)> {
+        self.pools.iter().enumerate().map(|(index, pool)| (PoolId(index as u16), pool))
+    }
+
+    /// What the NAT rules say about a flow.
+    pub(crate) fn nat(&self, from: ZoneId, to: ZoneId, source: Address, destination: Address) -> NatVerdict {
+        let rule = self.nat.iter().find(|rule| {
+            zone_matches(rule.from, from)
+                && zone_matches(rule.to, to)
+                && rule.source.contains(source)
+                && rule.destination.contains(destination)
+        });
+        match rule {
+            Some(rule) if rule.action == NatAction::TRANSLATE => NatVerdict::Translate(rule.pool),
+            Some(_) => NatVerdict::Exempt,
+            None => NatVerdict::NoRule,
+        }
+    }
+
+    /// What the firewall says about the first packet of a flow.
+    pub(crate) fn firewall(&self, packet: &FirstPacket) -> Verdict {
+        if let Some(rule) = self.rules.iter().find(|rule| rule_matches(rule, packet)) {
+            return Verdict { action: action(rule.action).unwrap_or(FirewallAction::Drop), by_rule: true };
+        }
+        let row = self.defaults.get(packet.from.index());
+        let action = row.and_then(|row| row.get(packet.to.index())).copied().unwrap_or(FirewallAction::Drop);
+        Verdict { action, by_rule: false }
+    }
+}
+
+fn action(action: Action) -> Result<FirewallAction, &'static str> {
+    match action {
+        Action::ACCEPT => Ok(FirewallAction::Accept),
+        Action::DROP => Ok(FirewallAction::Drop),
+        Action::REJECT => Ok(FirewallAction::Reject),
+        _ => Err("unknown action"),
+    }
+}
+
+fn zone_matches(wanted: ZoneId, zone: ZoneId) -> bool {
+    wanted == ZoneId::ANY || wanted == zone
+}
+
+/// Whether packets of `protocol` carry ports.
+pub(crate) const fn has_ports(protocol: u8) -> bool {
+    matches!(protocol, TCP | UDP | DCCP | SCTP)
+}
+
+fn rule_matches(rule: &FirewallRuleRecord, packet: &FirstPacket) -> bool {
+    let tuple = &packet.tuple;
+    let within = |range: [u16; 2], port: u16| (range[0]..=range[1]).contains(&port);
+    let any_or = |wanted: u16, value: u8| wanted == FirewallRuleRecord::ANY || wanted == u16::from(value);
+    let family_matches = match rule.family {
+        4 => tuple.source.is_v4(),
+        6 => !tuple.source.is_v4(),
+        _ => true,
+    };
+    // A rule for ICMP means the ICMP of its family.
+    let protocol_matches = any_or(rule.protocol, tuple.protocol)
+        || (rule.protocol == u16::from(ICMP) && tuple.protocol == ICMPV6);
+    family_matches
+        && protocol_matches
+        && zone_matches(rule.from, packet.from)
+        && zone_matches(rule.to, packet.to)
+        && rule.source.contains(tuple.source)
+        && rule.destination.contains(tuple.destination)
+        && (!has_ports(tuple.protocol)
+            || (within(rule.source_ports, tuple.source_port)
+                && within(rule.destination_ports, tuple.destination_port)))
+        && match packet.icmp {
+            Some((kind, code)) => any_or(rule.icmp_type, kind) && any_or(rule.icmp_code, code),
+            None => rule.icmp_type == FirewallRuleRecord::ANY,
+        }
+}
+
+/// Runs `verify` over the records of a section and says where the first bad one lies.
+fn check<T>(
+    reader: &Reader<'_>,
+    section: usize,
+    records: &[T],
+    mut verify: impl FnMut(&T) -> Result<(), &'static str>,
+) -> Result<(), TableFault> {
+    for (index, record) in records.iter().enumerate() {
+        verify(record).map_err(|what| TableFault { offset: reader.offset_of::<T>(section, index), what })?;
+    }
+    Ok(())
+}
+
+/// Private and shared address space that must not leave an outside zone (RFC 1918, RFC 6598; BCP 38).
+pub(crate) fn is_private(address: Address) -> bool {
+    let Some([a, b, _, _]) = address.to_v4() else { return false };
+    a == 10 || (a == 172 && b & 0xf0 == 16) || (a == 192 && b == 168) || (a == 100 && b & 0xc0 == 64)
+}
+
+/// Whether `prefix` lets `address` and `port` in.
+pub(crate) fn admits(prefix: &Prefix, ports: [u16; 2], address: Address, port: u16) -> bool {
+    prefix.contains(address) && (ports[0]..=ports[1]).contains(&port)
+}

@@ -1,0 +1,679 @@
+//! Packets and their flows: through the firewall, out through the translator, in through a binding.
+
+use crate::flows::{Flow, NONE, Way};
+use crate::forwarding::Route;
+use crate::neighbours::NextHop;
+use crate::pipeline::{Passing, Stage, Tables, Verdict, Worker};
+use crate::policy::{FirstPacket, NatVerdict, is_private};
+use crate::translate::{self, Endpoint, Rewrite};
+use crate::{Buffer, Time, bindings, tcp};
+use turnpike_abi::counters::{
+    Counter, Direction, DropReason, FirewallAction, FlowEnd, IcmpKind, ProtocolClass, TcpState,
+};
+use turnpike_abi::event::{BindingRow, Tuple};
+use turnpike_abi::table::{SettingsRecord, Side};
+use turnpike_abi::{Address, InterfaceId, PoolId, ZoneId, steering};
+use turnpike_wire::packet::{self, Family, Packet, TCP_SYN, Transport};
+use turnpike_wire::rewrite;
+
+/// How often a flow is looked at at least, in milliseconds: so soon is a timeout noticed that became shorter.
+const REVISIT_MS: u64 = 16_000;
+/// Flows that the timers look at in one call.
+const VISITS: usize = 64;
+
+/// Where a packet would leave.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Egress {
+    pub(crate) next_hop: NextHop,
+    pub(crate) zone: ZoneId,
+    pub(crate) mtu: u16,
+}
+
+/// The tuple of a packet that can belong to a flow. A query's identifier is its source port; its
+/// destination port tells a request (0) from a reply (1), so that a reply matches only what was asked.
+pub(crate) fn tuple_of(packet: &Packet) -> Option<Tuple> {
+    let (source_port, destination_port) = match packet.transport {
+        Transport::Tcp { source_port, destination_port, .. }
+        | Transport::Udp { source_port, destination_port, .. } => (source_port, destination_port),
+        Transport::IcmpQuery { identifier, reply, .. } => (identifier, u16::from(reply)),
+        Transport::Other => (0, 0),
+        Transport::IcmpError { .. } | Transport::IcmpOther { .. } | Transport::None => return None,
+    };
+    Some(Tuple {
+        source: Address(packet.source),
+        destination: Address(packet.destination),
+        source_port,
+        destination_port,
+        protocol: packet.protocol,
+        reserved: [0; 3],
+    })
+}
+
+/// The tuple of packets that answer those of `tuple`.
+pub(crate) fn answering(tuple: &Tuple) -> Tuple {
+    let query = bindings::class_of(tuple.protocol) == ProtocolClass::Icmp;
+    Tuple {
+        source: tuple.destination,
+        destination: tuple.source,
+        source_port: if query { tuple.source_port } else { tuple.destination_port },
+        destination_port: if query { tuple.destination_port ^ 1 } else { tuple.source_port },
+        ..*tuple
+    }
+}
+
+fn refuse(reason: DropReason, kind: IcmpKind, packet: &Packet) -> Verdict {
+    Verdict::Refuse { reason, kind, mtu: 0, packet: *packet }
+}
+
+impl<B: Buffer> Worker<B> {
+    /// Neither for the box nor for a pool address.
+    pub(crate) fn through(
+        &mut self,
+        tables: &Tables,
+        now: Time,
+        passing: &Passing,
+        buffer: &mut B,
+        packet: &Packet,
+        route: Option<Route>,
+    ) -> Verdict {
+        let egress = match self.egress(tables, route, Address(packet.destination), packet) {
+            Ok(egress) => egress,
+            Err(verdict) => return verdict,
+        };
+        let (source, destination) = (Address(packet.source), Address(packet.destination));
+        let policy = &tables.policy;
+        let sides = (policy.side_of(passing.from), policy.side_of(egress.zone));
+        let mut pool = None;
+        if sides == (Side::INSIDE, Side::OUTSIDE) && packet.family == Family::V4 {
+            match policy.nat(passing.from, egress.zone, source, destination) {
+                NatVerdict::Translate(to) => pool = Some(to),
+                NatVerdict::Exempt => {}
+                // BCP 38: what the outside could not answer does not go there.
+                NatVerdict::NoRule if is_private(source) => return Verdict::Drop(DropReason::PrivateSource),
+                NatVerdict::NoRule => {}
+            }
+        }
+        let owner = match sides {
+            (Side::INSIDE, Side::OUTSIDE) => steering::owner_of_inside(source, self.workers),
+            (Side::OUTSIDE, Side::INSIDE) => steering::owner_of_inside(destination, self.workers),
+            _ => steering::owner_of_pair(source, destination, self.workers),
+        };
+        if owner != self.id && passing.stage == Stage::Fresh {
+            return Verdict::Cross(owner, Stage::Steered);
+        }
+        if let Transport::IcmpError { .. } = packet.transport {
+            return self.related(tables, buffer, packet, Some(egress), false);
+        }
+        let Some(tuple) = tuple_of(packet) else { return Verdict::Drop(DropReason::IcmpUnknownType) };
+        if pool.is_some() && packet.transport == Transport::Other {
+            return Verdict::Drop(DropReason::ProtoUnsupported);
+        }
+        if packet.ttl <= 1 {
+            return refuse(DropReason::TtlExpired, IcmpKind::TimeExceeded, packet);
+        }
+        let (flow, way) = match self.flows.find(&tuple) {
+            Some(found) => found,
+            None => {
+                let inbound = sides == (Side::OUTSIDE, Side::INSIDE);
+                match self.open(tables, now, (passing.from, egress.zone), packet, &tuple, pool, inbound) {
+                    Ok(found) => found,
+                    Err(verdict) => return verdict,
+                }
+            }
+        };
+        let translated = self.flows.record(flow).is_some_and(|flow| flow.rewrite != [Rewrite::None; 2]);
+        let direction = if translated { Direction::In2Out } else { Direction::Routed };
+        self.deliver(tables, now, passing, buffer, packet, (flow, way), egress, direction)
+    }
+
+    /// From a subscriber to a pool address: its own source is translated first, then the packet is handled
+    /// as if it came from outside (RFC 4787 REQ-9a: the other end sees an external source).
+    pub(crate) fn hairpin(
+        &mut self,
+        tables: &Tables,
+        now: Time,
+        passing: &Passing,
+        buffer: &mut B,
+        packet: &Packet,
+        target: PoolId,
+    ) -> Verdict {
+        let (source, destination) = (Address(packet.source), Address(packet.destination));
+        let zone = tables.policy.pool(target).map_or(passing.from, |pool| pool.zone);
+        let owner = steering::owner_of_inside(source, self.workers);
+        if owner != self.id && passing.stage == Stage::Fresh {
+            return Verdict::Cross(owner, Stage::Steered);
+        }
+        let NatVerdict::Translate(pool) = tables.policy.nat(passing.from, zone, source, destination) else {
+            return self.inbound(tables, now, passing, buffer, packet, target, false, false);
+        };
+        if let Transport::IcmpError { .. } = packet.transport {
+            if let Err(reason) = self.related_rewrite(buffer, packet) {
+                return Verdict::Drop(reason);
+            }
+        } else {
+            let tuple = match tuple_of(packet) {
+                Some(tuple) if packet.transport != Transport::Other => tuple,
+                Some(_) => return Verdict::Drop(DropReason::ProtoUnsupported),
+                None => return Verdict::Drop(DropReason::IcmpUnknownType),
+            };
+            if packet.ttl <= 1 {
+                return refuse(DropReason::TtlExpired, IcmpKind::TimeExceeded, packet);
+            }
+            let (flow, way) = match self.flows.find(&tuple) {
+                Some(found) => found,
+                None => match self.open(tables, now, (passing.from, zone), packet, &tuple, Some(pool), false)
+                {
+                    Ok(found) => found,
+                    Err(verdict) => return verdict,
+                },
+            };
+            self.touch(tables, now, (flow, way), packet);
+            let rewrite = self.rewrite_of(flow, way);
+            translate::apply(buffer.bytes_mut(), packet, &rewrite);
+        }
+        // RFC 6146 3.8 says it for NAT64: the outgoing tuple enters again as an incoming one.
+        match packet::parse(buffer.bytes(), packet.l3, packet.family) {
+            Ok(turned) => {
+                let passing = Passing { stage: Stage::Inbound { hairpin: true, leased: false }, ..*passing };
+                self.inbound(tables, now, &passing, buffer, &turned, target, true, false)
+            }
+            Err(_) => Verdict::Drop(DropReason::InternalError),
+        }
+    }
+
+    /// For a pool address.
+    pub(crate) fn inbound(
+        &mut self,
+        tables: &Tables,
+        now: Time,
+        passing: &Passing,
+        buffer: &mut B,
+        packet: &Packet,
+        pool: PoolId,
+        hairpin: bool,
+        leased: bool,
+    ) -> Verdict {
+        let local = tables.forwarding.lookup(Address(packet.destination)) == Some(Route::Local);
+        let nobody = |reason| if local && !hairpin { Verdict::Punt } else { Verdict::Drop(reason) };
+        let port = match packet.transport {
+            Transport::Tcp { destination_port, .. } | Transport::Udp { destination_port, .. } => {
+                destination_port
+            }
+            Transport::IcmpQuery { identifier, .. } => identifier,
+            Transport::IcmpError { .. } => match self.embedded_port(buffer.bytes(), packet) {
+                Ok(port) => port,
+                Err(reason) => return nobody(reason),
+            },
+            Transport::IcmpOther { .. } => return nobody(DropReason::IcmpUnknownType),
+            Transport::Other | Transport::None => return nobody(DropReason::ProtoUnsupported),
+        };
+        let owner = steering::owner_of_port(port, self.workers);
+        if owner != self.id && !leased {
+            return Verdict::Cross(owner, Stage::Inbound { hairpin, leased: false });
+        }
+        let lease = if leased {
+            None
+        } else {
+            self.bindings.lease(self.port_protocol(buffer.bytes(), packet), Address(packet.destination), port)
+        };
+        if let Some(to) = lease.filter(|to| *to != self.id) {
+            return Verdict::Cross(to, Stage::Inbound { hairpin, leased: true });
+        }
+        if let Transport::IcmpError { .. } = packet.transport {
+            return match self.related(tables, buffer, packet, None, hairpin) {
+                Verdict::Drop(reason) => nobody(reason),
+                verdict => verdict,
+            };
+        }
+        let Some(tuple) = tuple_of(packet) else { return nobody(DropReason::IcmpUnknownType) };
+        if packet.ttl <= 1 && !hairpin && !local {
+            return refuse(DropReason::TtlExpired, IcmpKind::TimeExceeded, packet);
+        }
+        let (flow, way) = match self.flows.find(&tuple) {
+            Some(found) => found,
+            None => match self.accept(tables, now, packet, &tuple, pool) {
+                Ok(found) => found,
+                Err(Verdict::Drop(DropReason::NoMapping)) => return nobody(DropReason::NoMapping),
+                Err(verdict) => return verdict,
+            },
+        };
+        let Rewrite::Destination(end) = self.rewrite_of(flow, way) else {
+            return Verdict::Drop(DropReason::HairpinLoop);
+        };
+        let route = tables.forwarding.lookup(end.address());
+        let egress = match self.egress(tables, route, end.address(), packet) {
+            Ok(egress) => egress,
+            Err(Verdict::Refuse { reason, .. }) if hairpin => return Verdict::Drop(reason),
+            Err(verdict) => return verdict,
+        };
+        let direction = if hairpin { Direction::Hairpin } else { Direction::Out2In };
+        match self.deliver(tables, now, passing, buffer, packet, (flow, way), egress, direction) {
+            // The sender would not know the packet that the error quotes: its source is translated by now.
+            Verdict::Refuse { reason, .. } if hairpin => Verdict::Drop(reason),
+            verdict => verdict,
+        }
+    }
+
+    /// Where a route leads, or what to tell the sender.
+    pub(crate) fn egress(
+        &self,
+        tables: &Tables,
+        route: Option<Route>,
+        destination: Address,
+        packet: &Packet,
+    ) -> Result<Egress, Verdict> {
+        match route {
+            Some(Route::Unicast { interface, via }) => {
+                let zone =
+                    tables.policy.zone_of(interface).ok_or(Verdict::Drop(DropReason::NotConfigured))?;
+                let mtu = tables.policy.mtu_of(interface).unwrap_or(0);
+                let next_hop = NextHop { interface, address: via.unwrap_or(destination) };
+                Ok(Egress { next_hop, zone, mtu })
+            }
+            None => Err(refuse(DropReason::NoRoute, IcmpKind::UnreachableNet, packet)),
+            Some(Route::Unreachable) => {
+                Err(refuse(DropReason::RouteUnreachable, IcmpKind::UnreachableHost, packet))
+            }
+            Some(Route::Blackhole) => Err(Verdict::Drop(DropReason::RouteUnreachable)),
+            Some(Route::Local) => Err(Verdict::Drop(DropReason::HairpinLoop)),
+        }
+    }
+
+    /// Opens a flow for its first packet if the firewall lets it.
+    #[allow(clippy::too_many_arguments)]
+    fn open(
+        &mut self,
+        tables: &Tables,
+        now: Time,
+        (from, to): (ZoneId, ZoneId),
+        packet: &Packet,
+        tuple: &Tuple,
+        pool: Option<PoolId>,
+        inbound: bool,
+    ) -> Result<(u32, Way), Verdict> {
+        let state = opening_state(packet)?;
+        let first = FirstPacket { from, to, tuple: firewall_tuple(tuple), icmp: icmp_of(packet) };
+        let verdict = tables.policy.firewall(&first);
+        let pinhole = (pool.is_none() && verdict.action != FirewallAction::Accept && !verdict.by_rule)
+            .then(|| self.pinhole_for(tuple))
+            .flatten();
+        if pinhole.is_none() {
+            self.judge(tables, &first, packet)?;
+        } else {
+            self.counters.verdict(from, to, FirewallAction::Accept);
+        }
+        if !self.flows.has_room() {
+            return Err(refuse(DropReason::FlowLimit, IcmpKind::UnreachableHost, packet));
+        }
+        let Some(pool) = pool else {
+            let flow = new_flow(now, *tuple, answering(tuple), [Rewrite::None; 2], state, inbound, pinhole);
+            return self.admit(tables, flow).map(|flow| (flow, Way::Forward));
+        };
+        let inside = (tuple.source, tuple.source_port);
+        let binding = match self.bindings.of_inside(tuple.protocol, inside.0, inside.1, pool) {
+            Some(binding) => {
+                self.counters.add(Counter::EimHits, 1);
+                binding
+            }
+            None => {
+                let bound =
+                    self.bindings.bind(&tables.policy, pool, tuple.protocol, inside, now, &mut self.counters);
+                // RFC 6888 REQ-11: the packet is dropped and its sender told.
+                bound.map_err(|reason| refuse(reason, IcmpKind::UnreachableHost, packet))?
+            }
+        };
+        let internal = Verdict::Drop(DropReason::InternalError);
+        let record = self.bindings.record(binding).ok_or(internal)?;
+        let external = (record.external, record.external_port);
+        let translated = Tuple { source: external.0, source_port: external.1, ..*tuple };
+        let outward = Endpoint::new(inside, external).map(Rewrite::Source).ok_or(internal)?;
+        let inward = Endpoint::new(external, inside).map(Rewrite::Destination).ok_or(internal)?;
+        let flow =
+            new_flow(now, *tuple, answering(&translated), [outward, inward], state, inbound, Some(binding));
+        let admitted = self.admit(tables, flow);
+        if admitted.is_err()
+            && self.bindings.record(binding).is_some_and(|record| record.flows == 0 && record.pinhole == 0)
+        {
+            self.bindings.remove(binding, &mut self.counters);
+        }
+        admitted.map(|flow| (flow, Way::Forward))
+    }
+
+    /// Opens a flow from outside to a binding (endpoint-independent filtering, RFC 4787 REQ-8).
+    fn accept(
+        &mut self,
+        tables: &Tables,
+        now: Time,
+        packet: &Packet,
+        tuple: &Tuple,
+        pool: PoolId,
+    ) -> Result<(u32, Way), Verdict> {
+        if let Transport::IcmpQuery { reply, .. } = packet.transport {
+            let reason = if reply { DropReason::IcmpReplyUnasked } else { DropReason::NoMapping };
+            return Err(Verdict::Drop(reason));
+        }
+        let number = self
+            .bindings
+            .of_external(tuple.protocol, tuple.destination, tuple.destination_port)
+            .ok_or(Verdict::Drop(DropReason::NoMapping))?;
+        let binding = *self.bindings.record(number).ok_or(Verdict::Drop(DropReason::InternalError))?;
+        if !binding.admits(tuple.source, tuple.source_port) {
+            self.counters.add(Counter::EifFiltered, 1);
+            return Err(Verdict::Drop(DropReason::FilteredRemote));
+        }
+        let state = opening_state(packet)?;
+        let inside = (binding.inside, binding.inside_port);
+        let external = (binding.external, binding.external_port);
+        let translated = Tuple { destination: inside.0, destination_port: inside.1, ..*tuple };
+        let from = tables.policy.pool(pool).map_or(ZoneId(0), |pool| pool.zone);
+        let route = tables.forwarding.lookup(inside.0);
+        let egress = self.egress(tables, route, inside.0, packet)?;
+        // A binding stands for the zone pair's default; a rule still has the last word.
+        let first = FirstPacket { from, to: egress.zone, tuple: translated, icmp: None };
+        let verdict = tables.policy.firewall(&first);
+        if verdict.by_rule && verdict.action != FirewallAction::Accept {
+            self.judge(tables, &first, packet)?;
+        }
+        self.counters.verdict(from, egress.zone, FirewallAction::Accept);
+        if !self.flows.has_room() {
+            return Err(refuse(DropReason::FlowLimit, IcmpKind::UnreachableHost, packet));
+        }
+        let internal = Verdict::Drop(DropReason::InternalError);
+        let inward = Endpoint::new(external, inside).map(Rewrite::Destination).ok_or(internal)?;
+        let outward = Endpoint::new(inside, external).map(Rewrite::Source).ok_or(internal)?;
+        let flow =
+            new_flow(now, *tuple, answering(&translated), [inward, outward], state, true, Some(number));
+        self.counters.add(Counter::EifHits, 1);
+        self.admit(tables, flow).map(|flow| (flow, Way::Forward))
+    }
+
+    /// Asks the firewall, counts its answer, and turns a refusal into a verdict.
+    fn judge(&mut self, tables: &Tables, first: &FirstPacket, packet: &Packet) -> Result<(), Verdict> {
+        let verdict = tables.policy.firewall(first);
+        self.counters.verdict(first.from, first.to, verdict.action);
+        let reason =
+            if verdict.by_rule { DropReason::FirewallRuleDeny } else { DropReason::FirewallDefaultDeny };
+        match verdict.action {
+            FirewallAction::Accept => Ok(()),
+            FirewallAction::Drop => Err(Verdict::Drop(reason)),
+            FirewallAction::Reject => Err(refuse(reason, IcmpKind::UnreachableAdmin, packet)),
+        }
+    }
+
+    /// The pinhole of the firewall that lets a flow in.
+    fn pinhole_for(&self, tuple: &Tuple) -> Option<u32> {
+        let (address, port) = (tuple.destination, tuple.destination_port);
+        let number = self.bindings.of_inside(tuple.protocol, address, port, BindingRow::NO_POOL)?;
+        let admits = self.bindings.record(number)?.admits(tuple.source, tuple.source_port);
+        admits.then_some(number)
+    }
+
+    /// Files a new flow and hangs it into its binding's list.
+    fn admit(&mut self, tables: &Tables, flow: Flow) -> Result<u32, Verdict> {
+        let (class, state, binding) = (flow.class, flow.state, flow.binding);
+        let timeout = timeout_ms(&flow, &tables.policy.settings);
+        let due = Time(flow.last.0 + timeout.min(REVISIT_MS));
+        let number = self.flows.insert(flow, due).ok_or(Verdict::Drop(DropReason::InternalError))?;
+        self.counters.flow_created(class, state);
+        if let Some(record) = self.bindings.record_mut(binding) {
+            let head = record.first_flow;
+            record.first_flow = number;
+            record.flows += 1;
+            if let Some(flow) = self.flows.record_mut(number) {
+                flow.next = head;
+            }
+            if let Some(next) = self.flows.record_mut(head) {
+                next.previous = number;
+            }
+        }
+        Ok(number)
+    }
+
+    /// What happens to a packet of a known flow on its way out: TTL, MTU, state, rewrite.
+    #[allow(clippy::too_many_arguments)]
+    fn deliver(
+        &mut self,
+        tables: &Tables,
+        now: Time,
+        passing: &Passing,
+        buffer: &mut B,
+        packet: &Packet,
+        (flow, way): (u32, Way),
+        egress: Egress,
+        direction: Direction,
+    ) -> Verdict {
+        if packet.ttl <= 1 {
+            return refuse(DropReason::TtlExpired, IcmpKind::TimeExceeded, packet);
+        }
+        let too_big = packet.end - packet.l3 > usize::from(egress.mtu);
+        if too_big && packet.dont_fragment {
+            return Verdict::Refuse {
+                reason: DropReason::MtuExceeded,
+                kind: IcmpKind::FragNeeded,
+                mtu: egress.mtu,
+                packet: *packet,
+            };
+        }
+        self.touch(tables, now, (flow, way), packet);
+        let rewrite = self.rewrite_of(flow, way);
+        let frame = buffer.bytes_mut();
+        translate::apply(frame, packet, &rewrite);
+        rewrite::decrement_ttl(frame, packet.l3, packet.family);
+        if tables.policy.settings.mss_clamp == 1 {
+            self.clamp(tables, passing, frame, packet, &egress, direction);
+        }
+        let class = bindings::class_of(packet.protocol);
+        let next_hop = egress.next_hop;
+        if too_big {
+            Verdict::Split { next_hop, packet: *packet, direction, class, mtu: egress.mtu }
+        } else {
+            Verdict::Transmit { next_hop, packet: *packet, direction, class }
+        }
+    }
+
+    /// Lowers the MSS of a SYN to what both links carry.
+    fn clamp(
+        &mut self,
+        tables: &Tables,
+        passing: &Passing,
+        frame: &mut [u8],
+        packet: &Packet,
+        egress: &Egress,
+        direction: Direction,
+    ) {
+        let Transport::Tcp { flags, .. } = packet.transport else { return };
+        if flags & TCP_SYN == 0 {
+            return;
+        }
+        let headers = if packet.family == Family::V4 { 40 } else { 60 };
+        let mtu = tables.policy.mtu_of(passing.on).unwrap_or(egress.mtu).min(egress.mtu);
+        if rewrite::clamp_mss(frame, packet, mtu.saturating_sub(headers)) {
+            let counter = if direction == Direction::Out2In {
+                Counter::MssClampedOut2In
+            } else {
+                Counter::MssClampedIn2Out
+            };
+            self.counters.add(counter, 1);
+        }
+    }
+
+    /// Notes a packet in its flow: counters, TCP state, and the stamp if it counts against idleness.
+    fn touch(&mut self, tables: &Tables, now: Time, (flow, way): (u32, Way), packet: &Packet) {
+        let Some(record) = self.flows.record_mut(flow) else { return };
+        let index = way as usize;
+        if let (Some(packets), Some(bytes)) = (record.packets.get_mut(index), record.bytes.get_mut(index)) {
+            *packets += 1;
+            *bytes += (packet.end - packet.l3) as u64;
+        }
+        let from_inside = (way == Way::Forward) != record.inbound;
+        match packet.transport {
+            Transport::Tcp { flags, .. } => {
+                let state = tcp::next(record.state, flags, way == Way::Forward);
+                if state != record.state {
+                    self.counters.tcp_state(record.state, state);
+                    record.state = state;
+                }
+                record.reset = state == TcpState::Transitory;
+                record.last = now;
+            }
+            // RFC 4787 REQ-6: outbound packets refresh; inbound ones if the operator says so.
+            Transport::Udp { .. } => {
+                let inbound_counts = tables.policy.settings.flags & SettingsRecord::UDP_INBOUND_REFRESH != 0;
+                if from_inside || inbound_counts {
+                    record.last = now;
+                }
+            }
+            _ => record.last = now,
+        }
+    }
+
+    fn rewrite_of(&self, flow: u32, way: Way) -> Rewrite {
+        self.flows.record(flow).and_then(|flow| flow.rewrite.get(way as usize).copied()).unwrap_or_default()
+    }
+
+    /// Ends a flow, and its binding with its last flow unless that is a pinhole.
+    pub(crate) fn end_flow(&mut self, number: u32, why: FlowEnd) {
+        let Some(flow) = self.flows.record(number).filter(|flow| !flow.ended) else { return };
+        let (class, state, binding) = (flow.class, flow.state, flow.binding);
+        let (next, previous) = (flow.next, flow.previous);
+        self.flows.end(number);
+        self.counters.flow_ended(class, state, why);
+        if let Some(flow) = self.flows.record_mut(next) {
+            flow.previous = previous;
+        }
+        if let Some(flow) = self.flows.record_mut(previous) {
+            flow.next = next;
+        }
+        let Some(record) = self.bindings.record_mut(binding) else { return };
+        if record.first_flow == number {
+            record.first_flow = next;
+        }
+        record.flows -= 1;
+        if record.flows == 0 && record.pinhole == 0 {
+            self.bindings.remove(binding, &mut self.counters);
+        }
+    }
+
+    /// Ends every flow of a binding, then the binding.
+    pub(crate) fn end_binding(&mut self, number: u32) {
+        while let Some(flow) =
+            self.bindings.record(number).map(|record| record.first_flow).filter(|&flow| flow != NONE)
+        {
+            self.end_flow(flow, FlowEnd::Admin);
+        }
+        self.bindings.remove(number, &mut self.counters);
+    }
+
+    /// Looks at flows whose time has come, a few at a time.
+    pub(crate) fn expire(&mut self, now: Time, settings: &SettingsRecord) {
+        for _ in 0..VISITS {
+            let Some(number) = self.flows.wheel.pop(now) else { break };
+            let Some(flow) = self.flows.record_mut(number) else { continue };
+            if flow.ended {
+                self.flows.reclaim(number);
+                continue;
+            }
+            let due = flow.last.0 + timeout_ms(flow, settings);
+            if due > now.0 {
+                self.flows.wheel.insert(number, Time(due.min(now.0 + REVISIT_MS)));
+                continue;
+            }
+            if flow.state == TcpState::Established {
+                // RFC 7857 figure 1: the established timeout leads to TRANS, which a packet leaves again.
+                self.counters.tcp_state(flow.state, TcpState::Transitory);
+                flow.state = TcpState::Transitory;
+                flow.last = now;
+                self.flows.wheel.insert(number, Time(now.0 + REVISIT_MS));
+                continue;
+            }
+            let why = match flow.state {
+                TcpState::Transitory if !flow.reset => FlowEnd::Timeout,
+                state => tcp::ending(state),
+            };
+            self.end_flow(number, why);
+            self.flows.reclaim(number);
+        }
+        self.counters.set(Counter::TimerLagMs, self.flows.wheel.lag_ms(now));
+        self.counters.set(Counter::Subscribers, self.bindings.subscribers() as u64);
+    }
+
+    /// The MTU and next hop of an interface for a packet that belongs to no flow of its own.
+    pub(crate) fn related_egress(
+        &self,
+        tables: &Tables,
+        to: Address,
+        packet: &Packet,
+    ) -> Result<Egress, Verdict> {
+        self.egress(tables, tables.forwarding.lookup(to), to, packet)
+    }
+
+    /// Whether an interface exists; the control plane's word for it is not enough.
+    pub(crate) fn has_interface(&self, interface: InterfaceId) -> bool {
+        interface.index() < self.interfaces.len()
+    }
+}
+
+/// The TCP state of a first packet, or why it cannot be one.
+fn opening_state(packet: &Packet) -> Result<TcpState, Verdict> {
+    match packet.transport {
+        Transport::Tcp { flags, .. } if tcp::opens(flags) => Ok(TcpState::Init),
+        Transport::Tcp { .. } => Err(Verdict::Drop(DropReason::SynRequired)),
+        Transport::IcmpQuery { reply: true, .. } => Err(Verdict::Drop(DropReason::IcmpReplyUnasked)),
+        _ => Ok(TcpState::None),
+    }
+}
+
+fn icmp_of(packet: &Packet) -> Option<(u8, u8)> {
+    match packet.transport {
+        Transport::IcmpQuery { kind, code, .. } => Some((kind, code)),
+        _ => None,
+    }
+}
+
+/// A query has no ports for a rule to look at.
+fn firewall_tuple(tuple: &Tuple) -> Tuple {
+    if bindings::class_of(tuple.protocol) == ProtocolClass::Icmp {
+        Tuple { source_port: 0, destination_port: 0, ..*tuple }
+    } else {
+        *tuple
+    }
+}
+
+fn new_flow(
+    now: Time,
+    forward: Tuple,
+    reverse: Tuple,
+    rewrite: [Rewrite; 2],
+    state: TcpState,
+    inbound: bool,
+    binding: Option<u32>,
+) -> Flow {
+    Flow {
+        forward,
+        reverse,
+        rewrite,
+        packets: [0; 2],
+        bytes: [0; 2],
+        created: now,
+        last: now,
+        class: bindings::class_of(forward.protocol),
+        state,
+        reset: false,
+        inbound,
+        ended: false,
+        binding: binding.unwrap_or(NONE),
+        next: NONE,
+        previous: NONE,
+    }
+}
+
+/// Idle timeout of a flow in milliseconds.
+pub(crate) fn timeout_ms(flow: &Flow, settings: &SettingsRecord) -> u64 {
+    let seconds = match flow.class {
+        ProtocolClass::Tcp => return tcp::timeout_ms(flow.state, settings),
+        ProtocolClass::Udp => settings.udp,
+        ProtocolClass::Icmp => settings.icmp,
+        ProtocolClass::Other => settings.other,
+    };
+    u64::from(seconds) * 1000
+}
