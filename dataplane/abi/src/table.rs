@@ -406,7 +406,7 @@ impl<'a> Reader<'a> {
         if section.count == 0 {
             return Ok(&[]);
         }
-        if section.offset as usize % 8 != 0 {
+        if !section.offset.is_multiple_of(8) {
             return Err(fault("section not aligned"));
         }
         let rest = self.bytes.get(section.offset as usize..).ok_or(fault("section begins past the table"))?;

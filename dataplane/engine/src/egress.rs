@@ -121,7 +121,7 @@ impl<B: Buffer> Worker<B> {
                 piece.resize(ready.l3 + length).then_some(piece)
             });
             let Some(piece) = taken else {
-                out.freed.extend(self.pieces.drain(..));
+                out.freed.append(&mut self.pieces);
                 return self.discard(buffer, DropReason::BufferExhausted, out);
             };
             self.pieces.push(piece);

@@ -82,14 +82,19 @@ pub(crate) enum Verdict {
     Cross(WorkerId, Stage),
     Drop(DropReason),
     /// Dropped, and the sender is told. The frame is still as it came.
-    Refuse {
-        reason: DropReason,
-        kind: IcmpKind,
-        mtu: u16,
-        packet: Packet,
-    },
+    Refuse(Refusal),
     /// An ARP request for a pool address.
     ProxyArp,
+}
+
+/// A packet whose sender is told why it was dropped.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Refusal {
+    pub(crate) reason: DropReason,
+    pub(crate) kind: IcmpKind,
+    /// Of the next link in bytes, where the packet was too big for it.
+    pub(crate) mtu: u16,
+    pub(crate) packet: Packet,
 }
 
 impl<B: Buffer> Worker<B> {
@@ -125,7 +130,7 @@ impl<B: Buffer> Worker<B> {
             Ok((on, link)) => (self.network(tables, now, on, Stage::Fresh, &mut buffer, &link), on),
             Err(reason) => (Verdict::Drop(reason), InterfaceId(0)),
         };
-        self.finish(tables, now, on, verdict, buffer, source, out);
+        self.finish(tables, now, (on, verdict), buffer, source, out);
     }
 
     /// A packet from another worker.
@@ -142,7 +147,7 @@ impl<B: Buffer> Worker<B> {
             Ok(link) => self.network(tables, now, arrived_on, stage, &mut buffer, &link),
             Err(malformed) => Verdict::Drop(reason_of(malformed)),
         };
-        self.finish(tables, now, arrived_on, verdict, buffer, source, out);
+        self.finish(tables, now, (arrived_on, verdict), buffer, source, out);
     }
 
     /// Ethernet: which interface, and is the frame for this station?
@@ -244,15 +249,13 @@ impl<B: Buffer> Worker<B> {
         }
         let passing = Passing { on, from, stage };
         match (stage, pool) {
-            (Stage::Inbound { hairpin, leased }, Some(pool)) => {
-                self.inbound(tables, now, &passing, buffer, packet, pool, hairpin, leased)
-            }
+            (Stage::Inbound { .. }, Some(pool)) => self.inbound(tables, now, &passing, buffer, packet, pool),
             (Stage::Inbound { .. }, None) => Verdict::Drop(DropReason::HairpinLoop),
             (Stage::Fresh | Stage::Steered, Some(pool)) if tables.policy.side_of(from) == Side::INSIDE => {
                 self.hairpin(tables, now, &passing, buffer, packet, pool)
             }
             (Stage::Fresh | Stage::Steered, Some(pool)) => {
-                self.inbound(tables, now, &passing, buffer, packet, pool, false, false)
+                self.inbound(tables, now, &passing, buffer, packet, pool)
             }
             (Stage::Fresh | Stage::Steered, None) => {
                 self.through(tables, now, &passing, buffer, packet, route)
@@ -265,8 +268,7 @@ impl<B: Buffer> Worker<B> {
         &mut self,
         tables: Option<&Tables>,
         now: Time,
-        on: InterfaceId,
-        verdict: Verdict,
+        (on, verdict): (InterfaceId, Verdict),
         mut buffer: B,
         source: &mut impl BufferSource<B>,
         out: &mut Outbox<B>,
@@ -295,9 +297,9 @@ impl<B: Buffer> Worker<B> {
                 let ready = Ready { l3, family: packet.family, direction, class };
                 self.leave_in_pieces(tables, now, next_hop, (buffer, &packet), (mtu, ready), source, out);
             }
-            (Verdict::Refuse { reason, kind, mtu, packet }, Some(tables)) => {
-                self.counters.drop_packet(reason);
-                self.refuse(tables, now, on, kind, mtu, &packet, buffer, out);
+            (Verdict::Refuse(refusal), Some(tables)) => {
+                self.counters.drop_packet(refusal.reason);
+                self.refuse(tables, now, on, &refusal, buffer, out);
             }
             (Verdict::ProxyArp, _) => {
                 let Some(interface) = self.interfaces.get(on.index()).copied() else {
@@ -315,7 +317,7 @@ impl<B: Buffer> Worker<B> {
                     self.discard(buffer, DropReason::TxQueueFull, out);
                 }
             }
-            (Verdict::Transmit { .. } | Verdict::Split { .. } | Verdict::Refuse { .. }, None) => {
+            (Verdict::Transmit { .. } | Verdict::Split { .. } | Verdict::Refuse(_), None) => {
                 self.discard(buffer, DropReason::InternalError, out);
             }
         }

@@ -1,7 +1,7 @@
 //! ICMP errors in transit: they belong to the flow whose packet they quote (RFC 5508 section 4), and they
 //! neither refresh nor end it (RFC 4787 REQ-12, RFC 5382 REQ-10, RFC 5508 REQ-6).
 
-use crate::pipeline::{Tables, Verdict, Worker};
+use crate::pipeline::{Refusal, Tables, Verdict, Worker};
 use crate::sessions::{Egress, answering};
 use crate::translate::{self, Rewrite};
 use crate::{Buffer, pipeline};
@@ -73,7 +73,7 @@ impl<B: Buffer> Worker<B> {
         };
         let refused = |reason, kind| {
             // No error about an error: the reply is left out, the reason stays.
-            Verdict::Refuse { reason, kind, mtu: 0, packet: *packet }
+            Verdict::Refuse(Refusal { reason, kind, mtu: 0, packet: *packet })
         };
         if packet.ttl <= 1 && !hairpin {
             return refused(DropReason::TtlExpired, IcmpKind::TimeExceeded);

@@ -3,7 +3,7 @@
 use crate::egress::Ready;
 use crate::forwarding::{is_martian_source, is_multicast};
 use crate::outbox::Outbox;
-use crate::pipeline::{Tables, Worker};
+use crate::pipeline::{Refusal, Tables, Worker};
 use crate::{Buffer, Time};
 use turnpike_abi::counters::{Counter, Direction, IcmpKind, ProtocolClass};
 use turnpike_abi::{Address, InterfaceId};
@@ -53,9 +53,7 @@ impl<B: Buffer> Worker<B> {
         tables: &Tables,
         now: Time,
         on: InterfaceId,
-        kind: IcmpKind,
-        mtu: u16,
-        packet: &Packet,
+        &Refusal { kind, mtu, ref packet, .. }: &Refusal,
         mut buffer: B,
         out: &mut Outbox<B>,
     ) {

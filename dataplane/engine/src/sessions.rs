@@ -3,7 +3,7 @@
 use crate::flows::{Flow, NONE, Way};
 use crate::forwarding::Route;
 use crate::neighbours::NextHop;
-use crate::pipeline::{Passing, Stage, Tables, Verdict, Worker};
+use crate::pipeline::{Passing, Refusal, Stage, Tables, Verdict, Worker};
 use crate::policy::{FirstPacket, NatVerdict, is_private};
 use crate::translate::{self, Endpoint, Rewrite};
 use crate::{Buffer, Time, bindings, tcp};
@@ -62,7 +62,7 @@ pub(crate) fn answering(tuple: &Tuple) -> Tuple {
 }
 
 fn refuse(reason: DropReason, kind: IcmpKind, packet: &Packet) -> Verdict {
-    Verdict::Refuse { reason, kind, mtu: 0, packet: *packet }
+    Verdict::Refuse(Refusal { reason, kind, mtu: 0, packet: *packet })
 }
 
 impl<B: Buffer> Worker<B> {
@@ -144,7 +144,7 @@ impl<B: Buffer> Worker<B> {
             return Verdict::Cross(owner, Stage::Steered);
         }
         let NatVerdict::Translate(pool) = tables.policy.nat(passing.from, zone, source, destination) else {
-            return self.inbound(tables, now, passing, buffer, packet, target, false, false);
+            return self.inbound(tables, now, passing, buffer, packet, target);
         };
         if let Transport::IcmpError { .. } = packet.transport {
             if let Err(reason) = self.related_rewrite(buffer, packet) {
@@ -175,7 +175,7 @@ impl<B: Buffer> Worker<B> {
         match packet::parse(buffer.bytes(), packet.l3, packet.family) {
             Ok(turned) => {
                 let passing = Passing { stage: Stage::Inbound { hairpin: true, leased: false }, ..*passing };
-                self.inbound(tables, now, &passing, buffer, &turned, target, true, false)
+                self.inbound(tables, now, &passing, buffer, &turned, target)
             }
             Err(_) => Verdict::Drop(DropReason::InternalError),
         }
@@ -190,9 +190,11 @@ impl<B: Buffer> Worker<B> {
         buffer: &mut B,
         packet: &Packet,
         pool: PoolId,
-        hairpin: bool,
-        leased: bool,
     ) -> Verdict {
+        let (hairpin, leased) = match passing.stage {
+            Stage::Inbound { hairpin, leased } => (hairpin, leased),
+            Stage::Fresh | Stage::Steered => (false, false),
+        };
         let local = tables.forwarding.lookup(Address(packet.destination)) == Some(Route::Local);
         let nobody = |reason| if local && !hairpin { Verdict::Punt } else { Verdict::Drop(reason) };
         let port = match packet.transport {
@@ -243,13 +245,13 @@ impl<B: Buffer> Worker<B> {
         let route = tables.forwarding.lookup(end.address());
         let egress = match self.egress(tables, route, end.address(), packet) {
             Ok(egress) => egress,
-            Err(Verdict::Refuse { reason, .. }) if hairpin => return Verdict::Drop(reason),
+            Err(Verdict::Refuse(refusal)) if hairpin => return Verdict::Drop(refusal.reason),
             Err(verdict) => return verdict,
         };
         let direction = if hairpin { Direction::Hairpin } else { Direction::Out2In };
         match self.deliver(tables, now, passing, buffer, packet, (flow, way), egress, direction) {
             // The sender would not know the packet that the error quotes: its source is translated by now.
-            Verdict::Refuse { reason, .. } if hairpin => Verdict::Drop(reason),
+            Verdict::Refuse(refusal) if hairpin => Verdict::Drop(refusal.reason),
             verdict => verdict,
         }
     }
@@ -280,7 +282,6 @@ impl<B: Buffer> Worker<B> {
     }
 
     /// Opens a flow for its first packet if the firewall lets it.
-    #[allow(clippy::too_many_arguments)]
     fn open(
         &mut self,
         tables: &Tables,
@@ -430,7 +431,6 @@ impl<B: Buffer> Worker<B> {
     }
 
     /// What happens to a packet of a known flow on its way out: TTL, MTU, state, rewrite.
-    #[allow(clippy::too_many_arguments)]
     fn deliver(
         &mut self,
         tables: &Tables,
@@ -447,12 +447,12 @@ impl<B: Buffer> Worker<B> {
         }
         let too_big = packet.end - packet.l3 > usize::from(egress.mtu);
         if too_big && packet.dont_fragment {
-            return Verdict::Refuse {
+            return Verdict::Refuse(Refusal {
                 reason: DropReason::MtuExceeded,
                 kind: IcmpKind::FragNeeded,
                 mtu: egress.mtu,
                 packet: *packet,
-            };
+            });
         }
         self.touch(tables, now, (flow, way), packet);
         let rewrite = self.rewrite_of(flow, way);

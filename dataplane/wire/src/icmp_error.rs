@@ -14,7 +14,6 @@ const TTL: u8 = 64;
 
 /// Writes an ICMP error, IP header first, into `out`; returns its length in bytes, 0 if `out` is too short for
 /// any. `rest` is the second word of the ICMP header (RFC 792), `quoted` the offending packet from its IP header on.
-#[allow(clippy::too_many_arguments)]
 #[must_use]
 pub fn ipv4(
     out: &mut [u8],
@@ -49,7 +48,6 @@ pub fn ipv4(
 }
 
 /// The same for IPv6 (RFC 4443 2.1).
-#[allow(clippy::too_many_arguments)]
 #[must_use]
 pub fn ipv6(
     out: &mut [u8],
