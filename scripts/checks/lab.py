@@ -94,8 +94,9 @@ class Lab:
                 os.killpg(process.pid, signal.SIGKILL)
         if process in self._started:
             self._started.remove(process)
-        out, _ = process.communicate()
-        return out
+        if process.stdout is None or process.stdout.closed:
+            return ""
+        return process.communicate()[0]
 
     def end_all(self):
         """Ends everything that is still running."""

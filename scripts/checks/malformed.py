@@ -6,8 +6,6 @@ from .lab import Failure, Lab
 
 
 def _layers():
-    from scapy.all import conf
-    conf.verb = 0
     from scapy.layers import inet, inet6, l2
     from scapy.packet import Raw
     return inet, inet6, l2, Raw
@@ -36,6 +34,13 @@ class Frames:
         """The frame around the first `length` bytes of a packet that says it is longer."""
         return bytes(self.ether / packet)[:14 + length]
 
+    def with_options(self, options):
+        """A datagram whose IPv4 header ends in `options` as they are, with a right checksum."""
+        from scapy.utils import checksum
+        header = bytes(self.ip(ihl=5 + len(options) // 4, len=28 + len(options), proto=17, chksum=0)) + options
+        header = header[:10] + struct.pack("!H", checksum(header)) + header[12:]
+        return bytes(self.ether)[:12] + b"\x08\x00" + header + bytes(self.inet.UDP(len=8))
+
     def ethernet(self):
         """Below IP."""
         l2 = self.l2
@@ -47,7 +52,6 @@ class Frames:
     def ipv4(self):
         """The IPv4 header."""
         inet = self.inet
-        option = inet.IPOption
         yield "ip4_truncated", self.cut(self.ip() / inet.UDP(), 12)
         yield "ip4_bad_version", self.ether / self.ip(version=5) / inet.UDP()
         yield "ip4_bad_ihl", self.ether / self.ip(ihl=4) / inet.UDP()
@@ -55,8 +59,8 @@ class Frames:
         yield "ip4_bad_total_length", self.ether / self.ip(len=19) / inet.UDP()
         yield "ip4_bad_total_length", self.ether / self.ip(len=1400) / inet.UDP()
         yield "ip4_bad_checksum", self.ether / self.ip(chksum=0x1234) / inet.UDP()
-        yield "ip4_bad_options", self.ether / self.ip(options=option(b"\x07\x01\x00\x00")) / inet.UDP()
-        yield "ip4_bad_options", self.ether / self.ip(options=option(b"\x07\x28\x04\x00")) / inet.UDP()
+        yield "ip4_bad_options", self.with_options(b"\x07\x01\x00\x00")
+        yield "ip4_bad_options", self.with_options(b"\x07\x28\x04\x00")
         yield "ip_options_src_route", self.ether / self.ip(options=inet.IPOption_LSRR(routers=["203.0.113.9"])) / inet.UDP()
         yield "ip_options_src_route", self.ether / self.ip(options=inet.IPOption_SSRR(routers=["203.0.113.9"])) / inet.UDP()
         yield "martian_source", self.ether / self.ip(src="127.0.0.1") / inet.UDP()
