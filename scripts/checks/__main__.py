@@ -1,0 +1,114 @@
+"""Runs the checks against a lab that is up and started. One line each; the last is "N passed, N failed"."""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+import traceback
+
+from . import failures, filtering, malformed, operations, servers, traffic
+from .lab import Failure, Lab, expect, until
+
+
+class Box:
+    """What the checks share beside the lab."""
+
+    def __init__(self, lab, garbage_seconds):
+        self.lab = lab
+        self.garbage_seconds = garbage_seconds
+        self.nginx, self.far_nginx = servers.start_all(lab)
+        self._inside_nginx = None
+
+    def inside_nginx(self):
+        """A web server at the subscriber."""
+        if self._inside_nginx is None:
+            self._inside_nginx = servers.Nginx(self.lab, "subscriber", blob_bytes=1000)
+        return self._inside_nginx
+
+
+def _unaccounted(row):
+    """Packets that came into a worker less those it accounts for."""
+    came = row["receive"]["packets"] + row["injected"] + row["crossed_in"] + row["generated"]
+    went = row["transmit"]["packets"] + row["punted"] + row["crossed_out"] + row["dropped"] + row["held"]
+    return came - went
+
+
+def conservation(lab, _box):
+    """Every packet in is a packet out or a named drop, for each worker."""
+    rows = lab.show("workers")
+    for row in rows:
+        expect(_unaccounted(row) == 0, f"worker {row['worker']}: {_unaccounted(row)} packets unaccounted for: {row}")
+    total = lab.show("drops")
+    expect(sum(reason["packets"] for reason in total["reasons"]) == total["packets"], "the reasons do not add up")
+    return f"{sum(row['receive']['packets'] for row in rows)} packets received, all accounted for"
+
+
+def buffers_come_back(lab, box):
+    """As many packet buffers are free as before the traffic."""
+    def probe():
+        return lab.show("status")["buffers"]["available"] == box.buffers_before
+    try:
+        until(probe, 15, "buffers")
+    except Failure:
+        raise Failure(f"{lab.show('status')['buffers']['available']} buffers free, before it were {box.buffers_before}") from None
+    return f"{box.buffers_before} free"
+
+
+# Accounts are taken before the dataplane is killed: its successor counts from nothing.
+CHECKS = [
+    *traffic.CHECKS, *filtering.CHECKS, *malformed.CHECKS, *operations.CHECKS,
+    failures.controlplane_killed, failures.hostile_controlplane, conservation, buffers_come_back, failures.dataplane_killed,
+]
+
+
+def arguments():
+    parser = argparse.ArgumentParser(prog="checks", description=__doc__)
+    parser.add_argument("--name", required=True, help="name of the lab")
+    parser.add_argument("--only", help="comma-separated words: checks whose names contain one of them")
+    parser.add_argument("--garbage-seconds", type=int, default=10)
+    parser.add_argument("--list", action="store_true", help="print the names and end")
+    return parser.parse_args()
+
+
+def run(check, lab, box):
+    """Runs one check and prints its line; whether it passed."""
+    name = check.__name__.replace("_", " ")
+    began = time.monotonic()
+    try:
+        detail = check(lab, box)
+    except Failure as failure:
+        print(f"FAIL {name}: {failure}", flush=True)
+    except (subprocess.TimeoutExpired, json.JSONDecodeError, OSError, KeyError, ValueError, IndexError) as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        print(f"FAIL {name}: {type(error).__name__}: {error} ({where.name}, line {where.lineno})", flush=True)
+    else:
+        print(f"ok   {name} ({detail}; {time.monotonic() - began:.1f} s)", flush=True)
+        return True
+    return False
+
+
+def main():
+    options = arguments()
+    chosen = [check for check in CHECKS if not options.only
+              or any(word in check.__name__.replace("_", " ") for word in options.only.split(","))]
+    if options.list:
+        print("\n".join(check.__name__.replace("_", " ") for check in chosen))
+        return 0
+    lab = Lab(options.name)
+    passed = 0
+    try:
+        box = Box(lab, options.garbage_seconds)
+        box.buffers_before = lab.show("status")["buffers"]["available"]
+        for check in chosen:
+            passed += run(check, lab, box)
+    except Failure as failure:
+        print(f"FAIL servers: {failure}")
+    finally:
+        lab.end_all()
+    print(f"{passed} passed, {len(chosen) - passed} failed")
+    return 0 if passed == len(chosen) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
