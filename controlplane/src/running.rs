@@ -1,0 +1,92 @@
+//! The configuration in force, and what the other parts need of it.
+
+use crate::clock::wall_ms;
+use std::io::Read as _;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use turnpike_abi::PoolId;
+use turnpike_config::{Config, NatTarget, Problems};
+use turnpike_policy::{Pool, Realm};
+
+/// A configuration that was read and checked.
+#[derive(Clone, Debug)]
+pub struct Running {
+    /// What it says.
+    pub config: Config,
+    /// Where it was read.
+    pub path: PathBuf,
+    /// Its text.
+    pub text: String,
+    /// Hash of the text.
+    pub hash: String,
+    /// When it came into force, milliseconds since the epoch.
+    pub applied_ms: u64,
+    /// Keys whose value in the file waits for a restart.
+    pub needs_restart: Vec<String>,
+}
+
+impl Running {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn load(path: &Path) -> Result<Self, Problems> {
+        let (config, text) = read(path)?;
+        let hash = hash(&text);
+        Ok(Self {
+            config,
+            path: path.to_owned(),
+            text,
+            hash,
+            applied_ms: wall_ms(),
+            needs_restart: Vec::new(),
+        })
+    }
+
+    /// The pools for the policy engine.
+    pub fn realm(&self) -> Realm {
+        let pools = self.config.pools.iter().zip(0u16..).map(|(pool, index)| Pool {
+            name: pool.name.as_str().to_owned(),
+            id: PoolId(index),
+            ranges: pool.addresses.iter().map(|range| (range.first, range.last)).collect(),
+            ports: (pool.ports.first, pool.ports.last),
+        });
+        Realm { pools: pools.collect() }
+    }
+
+    /// The pool an inside host is translated through by the first NAT rule for it; `None` if none is.
+    pub fn pool_for(&self, inside: IpAddr) -> Option<&str> {
+        if inside.is_ipv6() {
+            return None;
+        }
+        self.config.nat.iter().find_map(|rule| match &rule.target {
+            NatTarget::Pool(name) if rule.source.contains(inside) => Some(name.as_str()),
+            _ => None,
+        })
+    }
+}
+
+/// The configuration and its text, of one reading of the file.
+fn read(path: &Path) -> Result<(Config, String), Problems> {
+    let bytes = std::fs::File::open(path).and_then(|file| {
+        let mut bytes = Vec::new();
+        file.take(turnpike_config::MAX_FILE + 1).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    });
+    match bytes {
+        Ok(bytes) => {
+            let config = Config::parse_bytes(&bytes, &path.display().to_string())?;
+            Ok((config, String::from_utf8_lossy(&bytes).into_owned()))
+        }
+        // Says why; should the file be there by now, its values are as good as its text.
+        Err(_) => Config::load(path).map(|config| (config.clone(), config.to_toml())),
+    }
+}
+
+/// FNV-1a, 64 bits, in hexadecimal: names a text, protects nothing.
+fn hash(text: &str) -> String {
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    format!("{hash:016x}")
+}
