@@ -7,12 +7,17 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod arp;
 pub mod checksum;
 pub mod ethernet;
 mod extension;
 mod field;
+pub mod fragment;
+pub mod icmp_error;
+pub mod inner;
 mod malformed;
 pub mod packet;
+pub mod rewrite;
 mod transport;
 
 pub use malformed::Malformed;
