@@ -31,10 +31,53 @@ pub(crate) struct FragmentHeader {
     pub(crate) data: usize,
 }
 
+/// One header of the chain.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Extension {
+    /// Next-header value.
+    pub(crate) next: u8,
+    /// Offset of what follows it.
+    pub(crate) after: usize,
+    /// If it is a Fragment header.
+    pub(crate) fragment: Option<FragmentHeader>,
+    /// Type and segments left, if it is a Routing header.
+    routing: Option<(u8, u8)>,
+}
+
+/// Whether the walk goes past this next-header value. AH, ESP, Mobility and the rest count as upper layer.
+pub(crate) const fn is_extension(protocol: u8) -> bool {
+    matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS)
+}
+
+impl Extension {
+    /// Reads the header of type `protocol` at `at`; `None` if `packet` does not hold all of it.
+    pub(crate) fn read(packet: &[u8], at: usize, protocol: u8) -> Option<Self> {
+        let &[next, length, third, fourth, i0, i1, i2, i3] = array(packet, at)?;
+        let length = if protocol == FRAGMENT { 8 } else { (usize::from(length) + 1) * 8 };
+        let after = at + length;
+        if after > packet.len() {
+            return None;
+        }
+        let field = u16::from_be_bytes([third, fourth]);
+        let fragment = FragmentHeader {
+            offset: usize::from(field & 0xfff8),
+            more: field & 1 != 0,
+            identification: u32::from_be_bytes([i0, i1, i2, i3]),
+            data: after,
+        };
+        Some(Self {
+            next,
+            after,
+            fragment: (protocol == FRAGMENT).then_some(fragment),
+            routing: (protocol == ROUTING).then_some((third, fourth)),
+        })
+    }
+}
+
 /// Walks the chain from `at` to the upper-layer header, no further than `end`.
 ///
 /// RFC 8200 4.1 asks receivers to take headers in any order, Hop-by-Hop only first; each may stand once,
-/// Destination Options twice. AH, ESP, Mobility and the rest count as upper layer.
+/// Destination Options twice.
 pub(crate) fn walk(frame: &[u8], at: usize, end: usize, next: u8) -> Result<Chain, Malformed> {
     let packet = frame.get(..end).ok_or(Malformed::Ip6ExtTruncated)?;
     let mut chain =
@@ -42,74 +85,43 @@ pub(crate) fn walk(frame: &[u8], at: usize, end: usize, next: u8) -> Result<Chai
     let mut walked = 0;
     let mut routing = false;
     let mut destination_options = 0;
-    while matches!(chain.protocol, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS) {
+    while is_extension(chain.protocol) {
         if walked == EXTENSION_HEADERS {
             return Err(Malformed::Ip6ExtLimit);
         }
-        let &[next, length, third, fourth, i0, i1, i2, i3] =
-            array(packet, chain.l4).ok_or(Malformed::Ip6ExtTruncated)?;
-        let after = chain.l4 + if chain.protocol == FRAGMENT { 8 } else { (usize::from(length) + 1) * 8 };
-        if after > end {
-            return Err(Malformed::Ip6ExtTruncated);
+        let misplaced = match chain.protocol {
+            HOP_BY_HOP => walked > 0,
+            ROUTING => routing,
+            FRAGMENT => chain.fragment.is_some(),
+            _ => destination_options == 2,
+        };
+        if misplaced {
+            return Err(Malformed::Ip6ExtOrder);
         }
-        match chain.protocol {
-            HOP_BY_HOP if walked > 0 => return Err(Malformed::Ip6ExtOrder),
-            ROUTING if routing => return Err(Malformed::Ip6ExtOrder),
-            FRAGMENT if chain.fragment.is_some() => return Err(Malformed::Ip6ExtOrder),
-            DESTINATION_OPTIONS if destination_options == 2 => return Err(Malformed::Ip6ExtOrder),
-            ROUTING => {
-                // RFC 5095 3: type 0 is an attack unless its segments are used up.
-                if third == 0 && fourth != 0 {
-                    return Err(Malformed::Ip6RoutingHeader0);
-                }
-                routing = true;
-                chain.segments_left = fourth != 0;
+        let extension =
+            Extension::read(packet, chain.l4, chain.protocol).ok_or(Malformed::Ip6ExtTruncated)?;
+        if let Some((kind, segments_left)) = extension.routing {
+            // RFC 5095 3: type 0 is an attack unless its segments are used up.
+            if kind == 0 && segments_left != 0 {
+                return Err(Malformed::Ip6RoutingHeader0);
             }
-            FRAGMENT => {
-                let field = u16::from_be_bytes([third, fourth]);
-                chain.fragment = Some(FragmentHeader {
-                    offset: usize::from(field & 0xfff8),
-                    more: field & 1 != 0,
-                    identification: u32::from_be_bytes([i0, i1, i2, i3]),
-                    data: after,
-                });
-            }
-            DESTINATION_OPTIONS => destination_options += 1,
-            _ => {}
+            routing = true;
+            chain.segments_left = segments_left != 0;
         }
-        chain.has_options |= chain.protocol != FRAGMENT;
-        chain.protocol = next;
-        chain.l4 = after;
+        if extension.fragment.is_some() {
+            chain.fragment = extension.fragment;
+        } else {
+            chain.has_options = true;
+        }
+        if chain.protocol == DESTINATION_OPTIONS {
+            destination_options += 1;
+        }
+        chain.protocol = extension.next;
+        chain.l4 = extension.after;
         walked += 1;
-        if chain.fragment.is_some_and(|field| field.offset != 0) {
+        if chain.fragment.is_some_and(|fragment| fragment.offset != 0) {
             break;
         }
     }
     Ok(chain)
-}
-
-/// One header of an embedded packet's chain.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Step {
-    /// What follows it.
-    pub(crate) next: u8,
-    /// Where.
-    pub(crate) after: usize,
-    /// It is the Fragment header of a later fragment: no transport header follows.
-    pub(crate) later_fragment: bool,
-}
-
-/// The extension header `kind` at `at`: `None` if `kind` is not one, `Some(None)` if it is cut short.
-pub(crate) fn step(kind: u8, packet: &[u8], at: usize) -> Option<Option<Step>> {
-    if !matches!(kind, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS) {
-        return None;
-    }
-    let read = || {
-        let &[next, length, third, fourth] = array(packet, at)?;
-        let fragment = kind == FRAGMENT;
-        let after = at + if fragment { 8 } else { (usize::from(length) + 1) * 8 };
-        let offset = u16::from_be_bytes([third, fourth]) & 0xfff8;
-        (after <= packet.len()).then_some(Step { next, after, later_fragment: fragment && offset != 0 })
-    };
-    Some(read())
 }

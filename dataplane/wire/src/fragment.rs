@@ -1,101 +1,124 @@
-//! Cutting an IPv4 packet into fragments (RFC 791 3.2).
+//! Splitting an IPv4 packet with DF=0 for a link of smaller MTU (RFC 791 3.2).
 
-use crate::checksum;
-use crate::field::{put, u16_at};
+use crate::checksum::ones_complement;
+use crate::field::{array, put, u16_at};
 use crate::packet::IPV4_HEADER_LEN;
 
-const FLAG_MORE_FRAGMENTS: u16 = 0x2000;
-const FRAGMENT_OFFSET: u16 = 0x1fff;
-/// Set in the type of an option that every fragment carries.
-const OPTION_COPIED: u8 = 0x80;
+const MORE_FRAGMENTS: u16 = 0x2000;
+const OFFSET: u16 = 0x1fff;
+const MAX_HEADER_LEN: usize = 60;
 const OPTION_END: u8 = 0;
 const OPTION_NOP: u8 = 1;
-const HEADER_MAX: usize = 60;
+const OPTION_COPIED: u8 = 0x80;
 
-/// How a packet is cut.
+/// How a packet is to be split. All lengths in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FragmentPlan {
-    header: usize,
-    payload: usize,
-    /// Payload bytes of every fragment but the last, a multiple of 8.
-    step: usize,
+    header_len: usize,
+    payload_len: usize,
+    /// Payload of each piece but the last, a multiple of 8.
+    piece_len: usize,
 }
 
-/// Plans the fragments of a packet of `header` and `payload` bytes for a link of `mtu` bytes. `None` if not
-/// even eight bytes of payload fit.
+/// Plans the pieces of a packet of `header_len` and `payload_len` for `mtu`; one piece if it fits as it is.
+///
+/// `None` if the MTU has no room for 8 bytes behind the header, or the lengths are no IPv4 packet's.
 #[must_use]
-pub fn plan(header: usize, payload: usize, mtu: usize) -> Option<FragmentPlan> {
-    let step = mtu.checked_sub(header)? & !7;
-    (step > 0).then_some(FragmentPlan { header, payload, step })
+pub fn plan(header_len: usize, payload_len: usize, mtu: usize) -> Option<FragmentPlan> {
+    let sound_header =
+        (IPV4_HEADER_LEN..=MAX_HEADER_LEN).contains(&header_len) && header_len.is_multiple_of(4);
+    let total = header_len.checked_add(payload_len)?;
+    if !sound_header || total > usize::from(u16::MAX) {
+        return None;
+    }
+    let room = mtu.checked_sub(header_len)?;
+    let piece_len = if payload_len <= room { payload_len } else { room & !7 };
+    if piece_len == 0 && payload_len > 0 {
+        return None;
+    }
+    Some(FragmentPlan { header_len, payload_len, piece_len })
 }
 
 impl FragmentPlan {
-    /// How many fragments.
+    /// Number of pieces, at least 1.
     #[must_use]
     pub const fn count(&self) -> usize {
-        if self.payload == 0 { 1 } else { self.payload.div_ceil(self.step) }
+        match self.piece_len {
+            0 => 1,
+            length => self.payload_len.div_ceil(length),
+        }
     }
 
-    /// Writes fragment `index` of `packet` (from its IP header on) into `out`; returns its length in bytes, 0 if
-    /// it does not fit or does not exist. Offsets count on from `packet`'s own, if that is a fragment itself.
+    /// Writes piece `index` of the packet at `l3` of `frame` to the start of `out`, from its IP header on, and
+    /// returns its length. What a piece of a fragment says of its place is that of the whole datagram.
+    ///
+    /// Returns 0 if there is no such piece, `out` is too short, or the packet is not the one planned for.
     #[must_use]
-    pub fn write(&self, index: usize, packet: &[u8], out: &mut [u8]) -> usize {
-        self.try_write(index, packet, out).unwrap_or(0)
+    pub fn write(&self, index: usize, frame: &[u8], l3: usize, out: &mut [u8]) -> usize {
+        self.piece(index, frame, l3, out).unwrap_or(0)
     }
 
-    fn try_write(&self, index: usize, packet: &[u8], out: &mut [u8]) -> Option<usize> {
+    fn piece(&self, index: usize, frame: &[u8], l3: usize, out: &mut [u8]) -> Option<usize> {
         if index >= self.count() {
             return None;
         }
-        let start = index * self.step;
-        let end = (start + self.step).min(self.payload);
-        let header = packet.get(..self.header)?;
-        let piece = packet.get(self.header + start..self.header + end)?;
-        let mut fresh = [0; HEADER_MAX];
-        let length = if index == 0 {
-            fresh.get_mut(..self.header)?.copy_from_slice(header);
-            self.header
+        let packet = frame.get(l3..)?.get(..self.header_len + self.payload_len)?;
+        let (source_header, payload) = packet.split_at_checked(self.header_len)?;
+        let begin = index * self.piece_len;
+        let end = self.payload_len.min(begin + self.piece_len);
+        let piece = payload.get(begin..end)?;
+
+        let mut options = [OPTION_END; MAX_HEADER_LEN - IPV4_HEADER_LEN];
+        let source_options = source_header.get(IPV4_HEADER_LEN..)?;
+        let options = if index == 0 {
+            source_options
         } else {
-            later_header(header, &mut fresh)?
+            let length = copy_options(source_options, &mut options);
+            options.get(..length)?
         };
-        let fresh = fresh.get_mut(..length)?;
-        let field = u16_at(header, 6)?;
-        let last = end == self.payload;
-        let more = if last { field & FLAG_MORE_FRAGMENTS } else { FLAG_MORE_FRAGMENTS };
-        let offset = (field & FRAGMENT_OFFSET) + (start / 8) as u16;
-        put(fresh, 0, [0x40 | (length / 4) as u8]);
-        put(fresh, 2, ((length + piece.len()) as u16).to_be_bytes());
-        put(fresh, 6, (more | offset).to_be_bytes());
-        put(fresh, 10, [0, 0]);
-        let check = checksum::ones_complement(fresh);
-        put(fresh, 10, check.to_be_bytes());
-        let total = length + piece.len();
-        let (to_header, to_piece) = out.get_mut(..total)?.split_at_mut(length);
-        to_header.copy_from_slice(fresh);
-        to_piece.copy_from_slice(piece);
-        Some(total)
+        let header_len = IPV4_HEADER_LEN + options.len();
+        let length = header_len + piece.len();
+
+        let (header, data) = out.get_mut(..length)?.split_at_mut_checked(header_len)?;
+        let fixed: [u8; IPV4_HEADER_LEN] = *array(source_header, 0)?;
+        put(header, 0, fixed);
+        header.get_mut(IPV4_HEADER_LEN..)?.copy_from_slice(options);
+        data.copy_from_slice(piece);
+
+        let field = u16_at(source_header, 6)?;
+        let offset = usize::from(field & OFFSET) + begin / 8;
+        let more = if end < self.payload_len { MORE_FRAGMENTS } else { field & MORE_FRAGMENTS };
+        let offset = u16::try_from(offset).ok().filter(|offset| *offset <= OFFSET)?;
+        // At most 15 words.
+        put(header, 0, [0x40 | (header_len / 4) as u8]);
+        put(header, 2, u16::try_from(length).ok()?.to_be_bytes());
+        put(header, 6, (field & !(OFFSET | MORE_FRAGMENTS) | more | offset).to_be_bytes());
+        put(header, 10, [0, 0]);
+        let check = ones_complement(header);
+        put(header, 10, check.to_be_bytes());
+        Some(length)
     }
 }
 
-/// The header of a later fragment: of the options only those marked as copied. Returns its length.
-fn later_header(header: &[u8], fresh: &mut [u8; HEADER_MAX]) -> Option<usize> {
-    let (fixed, mut options) = header.split_at_checked(IPV4_HEADER_LEN)?;
-    fresh.get_mut(..IPV4_HEADER_LEN)?.copy_from_slice(fixed);
-    let mut length = IPV4_HEADER_LEN;
+/// Copies the options that every fragment carries (RFC 791 3.1, copied flag); returns their length padded to
+/// a multiple of 4. `to` is zeros.
+fn copy_options(mut from: &[u8], to: &mut [u8]) -> usize {
+    let mut length = 0;
     loop {
-        match *options {
+        let option_len = match *from {
             [] | [OPTION_END, ..] => break,
-            [OPTION_NOP, ref rest @ ..] => options = rest,
-            [kind, size, ..] if size >= 2 => {
-                let (option, rest) = options.split_at_checked(usize::from(size))?;
-                if kind & OPTION_COPIED != 0 {
-                    fresh.get_mut(length..length + option.len())?.copy_from_slice(option);
-                    length += option.len();
-                }
-                options = rest;
-            }
-            _ => return None,
+            [OPTION_NOP, ..] => 1,
+            [_, option_len, ..] if option_len >= 2 => usize::from(option_len),
+            _ => break,
+        };
+        let Some((option, rest)) = from.split_at_checked(option_len) else { break };
+        if option.first().is_some_and(|kind| kind & OPTION_COPIED != 0)
+            && let Some(place) = to.get_mut(length..length + option_len)
+        {
+            place.copy_from_slice(option);
+            length += option_len;
         }
+        from = rest;
     }
-    Some(length.next_multiple_of(4))
+    length.next_multiple_of(4)
 }

@@ -1,14 +1,11 @@
 //! The packet quoted in an ICMP error (RFC 792, RFC 4443, RFC 1812 4.3.2.3, RFC 5508 4).
 
-use crate::extension::{EXTENSION_HEADERS, step};
-use crate::field::{array, u16_at};
+use crate::extension::{EXTENSION_HEADERS, Extension, is_extension};
+use crate::field::array;
 use crate::packet::{Family, IPV4_HEADER_LEN, IPV6_HEADER_LEN, mapped};
-use crate::transport::{is_error, query};
-use crate::{Malformed, checksum, protocol};
+use crate::{Malformed, checksum, icmp, protocol, transport};
 
 const CHECKSUM_LEN: usize = 2;
-/// Bytes of transport header that every quote holds (RFC 792).
-const QUOTED_MIN: usize = 8;
 const IPV4_CHECKSUM: usize = 10;
 const TCP_CHECKSUM: usize = 16;
 const UDP_CHECKSUM: usize = 6;
@@ -95,7 +92,8 @@ fn parse_v4(message: &[u8], l3: usize) -> Result<Inner, Malformed> {
     // RFC 5508 REQ-3d: what lies past the packet's own length is padding or extensions (RFC 4884).
     let stated = l3 + usize::from(u16::from_be_bytes([t0, t1]));
     let end = stated.min(message.len());
-    let kind = transport(message, l4, end, Family::V4, protocol).ok_or(Malformed::IcmpInnerTruncated)?;
+    let kind =
+        quoted_transport(message, l4, end, Family::V4, protocol).ok_or(Malformed::IcmpInnerTruncated)?;
     Ok(Inner {
         family: Family::V4,
         l3,
@@ -120,14 +118,16 @@ fn parse_v6(message: &[u8], l3: usize) -> Option<Inner> {
     let end = stated.min(message.len());
     let quoted = message.get(..end)?;
     let mut protocol = next;
-    for _ in 0..=EXTENSION_HEADERS {
-        let Some(header) = step(protocol, quoted, l4) else { break };
-        let header = header?;
-        if header.later_fragment {
+    for _ in 0..EXTENSION_HEADERS {
+        if !is_extension(protocol) {
+            break;
+        }
+        let extension = Extension::read(quoted, l4, protocol)?;
+        if extension.fragment.is_some_and(|fragment| fragment.offset != 0) {
             return None;
         }
-        protocol = header.next;
-        l4 = header.after;
+        protocol = extension.next;
+        l4 = extension.after;
     }
     Some(Inner {
         family: Family::V6,
@@ -137,47 +137,60 @@ fn parse_v6(message: &[u8], l3: usize) -> Option<Inner> {
         source: *array(header, 8)?,
         destination: *array(header, 24)?,
         protocol,
-        kind: transport(message, l4, end, Family::V6, protocol)?,
+        kind: quoted_transport(message, l4, end, Family::V6, protocol)?,
         ip_checksum_at: None,
     })
 }
 
-/// What the eight bytes or more of transport header at `l4` say; `None` if there are fewer.
-fn transport(message: &[u8], l4: usize, end: usize, family: Family, protocol: u8) -> Option<InnerTransport> {
-    let quoted = message.get(l4..end)?;
-    let checksum_at = |at: usize| (at + CHECKSUM_LEN <= quoted.len()).then_some(l4 + at);
-    let ports = |checksum: usize, udp| {
-        Some(InnerTransport::Ports {
-            source_port: u16_at(quoted, 0)?,
-            destination_port: u16_at(quoted, 2)?,
-            checksum_at: checksum_at(checksum),
-            udp,
-        })
-    };
-    let icmp = match family {
-        Family::V4 => protocol::ICMP,
-        Family::V6 => protocol::ICMPV6,
-    };
-    if protocol != protocol::TCP && protocol != protocol::UDP && protocol != icmp {
-        return Some(InnerTransport::Other);
-    }
-    if quoted.len() < QUOTED_MIN {
-        return None;
-    }
-    match protocol {
-        protocol::TCP => ports(TCP_CHECKSUM, false),
-        protocol::UDP => ports(UDP_CHECKSUM, true),
-        _ => {
-            let &kind = quoted.first()?;
-            Some(match query(family, kind) {
-                Some(_) => InnerTransport::Query {
-                    identifier: u16_at(quoted, 4)?,
-                    kind,
-                    checksum_at: l4 + ICMP_CHECKSUM,
-                },
-                None if is_error(family, kind) => InnerTransport::IcmpError,
-                None => InnerTransport::Other,
+/// The transport header at `l4` of a quote that ends at `end`; `None` if it is too short to tell the flow.
+fn quoted_transport(
+    message: &[u8],
+    l4: usize,
+    end: usize,
+    family: Family,
+    protocol: u8,
+) -> Option<InnerTransport> {
+    let quoted = message.get(l4..end);
+    let udp = protocol == protocol::UDP;
+    match (family, protocol) {
+        (_, protocol::TCP | protocol::UDP) => {
+            let quoted = quoted?;
+            let &[s0, s1, d0, d1, _, _, _, _] = quoted.first_chunk()?;
+            let checksum = if udp { UDP_CHECKSUM } else { TCP_CHECKSUM };
+            Some(InnerTransport::Ports {
+                source_port: u16::from_be_bytes([s0, s1]),
+                destination_port: u16::from_be_bytes([d0, d1]),
+                checksum_at: (checksum + CHECKSUM_LEN <= quoted.len()).then_some(l4 + checksum),
+                udp,
             })
         }
+        (Family::V4, protocol::ICMP) | (Family::V6, protocol::ICMPV6) => {
+            let &[kind, _, _, _, i0, i1, _, _] = quoted?.first_chunk()?;
+            Some(if transport::query(family, kind).is_some() {
+                let identifier = u16::from_be_bytes([i0, i1]);
+                InnerTransport::Query { identifier, kind, checksum_at: l4 + ICMP_CHECKSUM }
+            } else if reports_error(family, kind) {
+                InnerTransport::IcmpError
+            } else {
+                InnerTransport::Other
+            })
+        }
+        _ => Some(InnerTransport::Other),
+    }
+}
+
+/// Whether a message of this type embeds a packet, also one that is not forwarded.
+const fn reports_error(family: Family, kind: u8) -> bool {
+    match family {
+        Family::V4 => matches!(
+            kind,
+            icmp::UNREACHABLE
+                | icmp::SOURCE_QUENCH
+                | icmp::REDIRECT
+                | icmp::TIME_EXCEEDED
+                | icmp::PARAMETER_PROBLEM
+        ),
+        // RFC 4443 2.1: errors are the types under 128.
+        Family::V6 => kind < icmp::V6_ECHO_REQUEST,
     }
 }

@@ -194,7 +194,7 @@ pub(crate) const fn query(family: Family, kind: u8) -> Option<bool> {
 }
 
 /// Whether `kind` is an error that is translated and forwarded. Source Quench (RFC 6633) and Redirect are not.
-pub(crate) const fn is_error(family: Family, kind: u8) -> bool {
+const fn is_error(family: Family, kind: u8) -> bool {
     match family {
         Family::V4 => matches!(kind, icmp::UNREACHABLE | icmp::TIME_EXCEEDED | icmp::PARAMETER_PROBLEM),
         Family::V6 => matches!(
