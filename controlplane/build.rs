@@ -21,7 +21,8 @@ fn main() {
         .ok()
         .or_else(|| first_line(Command::new("git").args(["rev-parse", "--short=12", "HEAD"])));
     println!("cargo:rustc-env=TURNPIKE_COMMIT={}", commit.as_deref().unwrap_or("unknown"));
-    let rustc = std::env::var("RUSTC").ok().and_then(|rustc| first_line(Command::new(rustc).arg("--version")));
+    let rustc =
+        std::env::var("RUSTC").ok().and_then(|rustc| first_line(Command::new(rustc).arg("--version")));
     // `rustc 1.95.0 (hash date)`: the number is enough.
     let number = rustc.as_deref().and_then(|line| line.split_whitespace().nth(1)).unwrap_or("unknown");
     println!("cargo:rustc-env=TURNPIKE_RUSTC={number}");

@@ -116,9 +116,9 @@ impl<B: Buffer> Worker<B> {
                 if !piece.resize(ready.l3 + usize::from(mtu)) {
                     return None;
                 }
-                let ip = buffer.bytes().get(packet.l3..packet.end)?;
-                let length = plan.write(index, ip, piece.bytes_mut().get_mut(ready.l3..)?);
-                piece.resize(ready.l3 + length).then_some(piece)
+                let length =
+                    plan.write(index, buffer.bytes(), packet.l3, piece.bytes_mut().get_mut(ready.l3..)?);
+                (length > 0 && piece.resize(ready.l3 + length)).then_some(piece)
             });
             let Some(piece) = taken else {
                 out.freed.append(&mut self.pieces);
