@@ -31,3 +31,18 @@ impl<T> UnsafeCell<T> {
         access(self.0.get())
     }
 }
+
+/// Lets the other side get on: first for an instant, later by giving the processor away.
+pub(crate) fn pause(attempt: usize) {
+    #[cfg(loom)]
+    {
+        let _ = attempt;
+        loom::thread::yield_now();
+    }
+    #[cfg(not(loom))]
+    if attempt < 64 {
+        core::hint::spin_loop();
+    } else {
+        std::thread::yield_now();
+    }
+}

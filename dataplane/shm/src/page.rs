@@ -1,15 +1,16 @@
 //! Pages of values that one process publishes and the other reads without stopping it: a sequence number
 //! in a line of its own, odd while the page is written, then the value (see [`turnpike_abi::layout::page`]).
 
-use crate::atomic::{Ordering, fence};
+use crate::atomic::{Ordering, fence, pause};
 use crate::words::{Own, Peer};
 use core::marker::PhantomData;
 use turnpike_abi::layout::LINE;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Readings of a page that is being written before a reader gives up. A write takes about a microsecond
-/// and a page is written some ten times a second: an honest writer is met halfway once, hardly twice.
-const ATTEMPTS: usize = 16;
+/// and happens some ten times a second, but the kernel may stop the writer halfway: enough for some
+/// milliseconds, since the reader gives the processor away meanwhile.
+const ATTEMPTS: usize = if cfg!(loom) { 4 } else { 20_000 };
 
 /// A page holds whole words.
 const fn words<T>() -> usize {
@@ -95,10 +96,10 @@ impl<T: FromBytes + IntoBytes> PageReader<T> {
     }
 
     /// The value published last; zeros if none was. `None` if the writer was always halfway, because it
-    /// died there or means harm.
+    /// died there or means harm; that takes some milliseconds to find out.
     #[must_use]
     pub fn read(&self) -> Option<T> {
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
             let before = self.peer.acquire(self.offset)?;
             if before.is_multiple_of(2) {
                 let value = copy(&self.peer, self.offset + LINE)?;
@@ -108,7 +109,7 @@ impl<T: FromBytes + IntoBytes> PageReader<T> {
                     return Some(value);
                 }
             }
-            core::hint::spin_loop();
+            pause(attempt);
         }
         None
     }

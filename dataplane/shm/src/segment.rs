@@ -237,3 +237,39 @@ impl PeerSegment {
         self.peer.clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_else_can_map_a_segment_writable() {
+        let segment = Segment::create("test", 8192).unwrap();
+        let error = Mapping::shared(segment.fd(), 8192, true).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+        // Nor through a descriptor opened anew.
+        use std::os::fd::AsRawFd;
+        let path = format!("/proc/self/fd/{}", segment.fd().as_raw_fd());
+        let again = std::fs::File::options().read(true).write(true).open(path).unwrap();
+        assert!(Mapping::shared(again.as_fd(), 8192, true).is_err());
+        assert!(Mapping::shared(again.as_fd(), 8192, false).is_ok());
+    }
+
+    #[test]
+    fn words_stay_inside_and_aligned() {
+        let segment = Segment::create("test", 4096).unwrap();
+        for (offset, count, inside) in [
+            (0, 512, true),
+            (4088, 1, true),
+            (4096, 0, true),
+            (4096, 1, false),
+            (4088, 2, false),
+            (4, 1, false),
+            (usize::MAX - 7, 1, false),
+            (8, usize::MAX / 8, false),
+            (8, usize::MAX, false),
+        ] {
+            assert_eq!(segment.own.0.words(offset, count).is_some(), inside, "{offset} {count}");
+        }
+    }
+}

@@ -255,12 +255,15 @@ impl Connection {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         // Dropped, it closes what was not taken out of it.
         let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut reset = false;
         let received = loop {
             let parts = &mut [IoSliceMut::new(&mut bytes)];
             match recvmsg(&self.fd, parts, &mut control, flags | RecvFlags::CMSG_CLOEXEC) {
                 Ok(received) => break received,
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Ok(Received::Nothing),
+                // The peer closed before it read all we sent. What it said before that comes next.
+                Err(Errno::CONNRESET) if !reset => reset = true,
                 Err(Errno::CONNRESET) => return Ok(Received::Closed),
                 Err(errno) => return Err(errno.into()),
             }
