@@ -112,19 +112,20 @@ impl<'a> Output<'a> {
 
     /// Prints an error and returns its exit code.
     pub fn error(&mut self, body: &ErrorBody) -> u8 {
-        // The exit code tells even where neither stream can be written.
-        let _ = self.write_error(body);
+        // What went wrong may be standard output itself: standard error hears of it all the same, and
+        // where neither can be written the exit code tells.
+        let _ = self.error_document(body);
+        let _ = self.error_text(body);
         body.code.exit_code()
     }
 
-    fn write_error(&mut self, body: &ErrorBody) -> io::Result<()> {
+    fn error_document(&mut self, body: &ErrorBody) -> io::Result<()> {
         if self.json {
             let envelope = ErrorEnvelope { error: body.clone() };
             serde_json::to_writer_pretty(&mut self.stdout, &envelope)?;
             writeln!(self.stdout)?;
         }
-        self.stdout.flush()?;
-        self.error_text(body)
+        self.stdout.flush()
     }
 
     /// Prints an error to standard error alone.

@@ -40,7 +40,7 @@ pub fn write(out: &mut dyn Write, envelope: &Envelope<StatusData>) -> io::Result
         let share = percent(usage.in_use, usage.limit);
         format!("{} of {} ({share}), {}/s new", usage.in_use, usage.limit, usage.created_per_second)
     };
-    let mut line = |name: &str, value: &str| writeln!(out, "{name:<14}{}", printable(value));
+    let mut line = |name: &str, value: &str| writeln!(out, "{name:<15}{}", printable(value));
     line("state", state(status))?;
     line("host", &envelope.host)?;
     match &status.dataplane {
@@ -51,7 +51,7 @@ pub fn write(out: &mut dyn Write, envelope: &Envelope<StatusData>) -> io::Result
             line("attached", &format!("since {}", dataplane.attached_since))?;
             line("hugepages", yes_no(!dataplane.no_huge))?;
         }
-        None => line("dataplane", "none attached: rates are 0 and counters as last seen")?,
+        None => line("dataplane", "none attached, counters as last seen")?,
     }
     let controlplane = &status.controlplane;
     let up = duration(controlplane.started_at.seconds_until(now));
@@ -76,7 +76,7 @@ pub fn write(out: &mut dyn Write, envelope: &Envelope<StatusData>) -> io::Result
 pub fn balance(status: &StatusData) -> String {
     let balance = &status.conservation;
     if balance.ok {
-        format!("ok, {} packets in, all accounted for", balance.packets_in)
+        "ok, every packet accounted for".into()
     } else {
         format!("BROKEN, {} packets in, {} accounted for", balance.packets_in, balance.packets_accounted)
     }

@@ -111,7 +111,7 @@ impl Screen {
                 .map(|worker| Gauge {
                     label: format!("worker {}", worker.worker),
                     ratio: worker.busy_ratio,
-                    detail: format!("{} pkts/s", thousands(worker.packets_per_second)),
+                    detail: format!("{}/s", thousands(worker.packets_per_second)),
                 })
                 .collect(),
             pools: status
@@ -120,7 +120,7 @@ impl Screen {
                 .map(|pool| {
                     let used = pool.in_use.highest();
                     let label = printable(&pool.name).into_owned();
-                    Gauge::new(label, used, pool.ports, format!("{} ports", thousands(used)))
+                    Gauge::new(label, used, pool.ports, thousands(used))
                 })
                 .collect(),
             drops: Table::new(DROPS).lines(

@@ -60,11 +60,15 @@ pub fn render(frame: &mut Frame<'_>, screen: &Screen, theme: Theme) {
         Constraint::Length(1),
     ])
     .areas(frame.area());
+    // The reasons take what they need, the bars what is left, but no less than two fifths.
+    let reasons = screen.drops.iter().map(|line| line.chars().count()).max().unwrap_or_default();
+    let reasons = u16::try_from(reasons).unwrap_or(u16::MAX).min(lower.width / 5 * 3);
     let [left, right] =
-        Layout::horizontal([Constraint::Percentage(50), Constraint::Fill(1)]).spacing(2).areas(lower);
+        Layout::horizontal([Constraint::Fill(1), Constraint::Length(reasons)]).spacing(2).areas(lower);
 
     render_head(frame, head, screen, theme);
-    let gauges = screen.tables.iter().map(|gauge| gauge_line(gauge, 30, 10, theme)).collect();
+    let form = Form { label: 9, bar: 30 };
+    let gauges = screen.tables.iter().map(|gauge| form.line(gauge, theme)).collect();
     show(frame, tables, gauges);
     show(frame, ports, titled(&screen.ports, ports.height.saturating_sub(1), theme));
     render_shares(frame, left, screen, theme);
@@ -89,36 +93,70 @@ fn render_head(frame: &mut Frame<'_>, area: Rect, screen: &Screen, theme: Theme)
     show(frame, area, vec![name, Line::raw(screen.totals.as_str())]);
 }
 
-/// Workers, then pools, one half of the area each at most.
+/// Workers, then pools, which take less than half of the area.
 fn render_shares(frame: &mut Frame<'_>, area: Rect, screen: &Screen, theme: Theme) {
-    let pools = (screen.pools.len() as u16 + 1).min((area.height / 2).max(2));
-    let workers = area.height.saturating_sub(pools + 1);
-    let [top, bottom] = Layout::vertical([
-        Constraint::Length((screen.workers.len() as u16 + 1).min(workers) + 1),
-        Constraint::Fill(1),
-    ])
-    .areas(area);
+    let pools = (screen.pools.len() as u16 + 1).min(area.height.saturating_sub(1) / 2);
+    let workers = (screen.workers.len() as u16 + 1).min(area.height.saturating_sub(pools + 1));
+    let [top, _, bottom] =
+        Layout::vertical([Constraint::Length(workers), Constraint::Length(1), Constraint::Length(pools)])
+            .areas(area);
+    let form = Form::fitting(screen.workers.iter().chain(&screen.pools), area.width);
     let section = |title, gauges: &[Gauge], height: u16| {
         let mut lines = vec![Line::styled(title, theme.title())];
         let room = usize::from(height.saturating_sub(1));
-        let fits = if gauges.len() <= room { room } else { room.saturating_sub(1) };
-        lines.extend(gauges.iter().take(fits).map(|gauge| gauge_line(gauge, 12, 10, theme)));
-        if gauges.len() > fits {
-            lines.push(Line::raw(format!("... {} more", gauges.len() - fits)));
+        let mut shown: Vec<_> = gauges.iter().collect();
+        if gauges.len() > room {
+            // Where not all fit, the highest are worth a line.
+            shown.sort_by(|a, b| b.ratio.total_cmp(&a.ratio));
+            shown.truncate(room.saturating_sub(1));
+        }
+        lines.extend(shown.iter().map(|gauge| form.line(gauge, theme)));
+        if gauges.len() > shown.len() {
+            lines.push(Line::raw(format!("... {} more", gauges.len() - shown.len())));
         }
         lines
     };
-    show(frame, top, section("WORKERS BUSY", &screen.workers, top.height.saturating_sub(1)));
-    show(frame, bottom, section("POOLS FULLEST PROTOCOL", &screen.pools, bottom.height));
+    show(frame, top, section("WORKERS: BUSY, PKTS/S", &screen.workers, workers));
+    show(frame, bottom, section("POOLS: PORTS IN USE", &screen.pools, pools));
 }
 
-fn gauge_line(gauge: &Gauge, width: usize, label: usize, theme: Theme) -> Line<'static> {
-    let name: String = gauge.label.chars().take(label).collect();
-    Line::from(vec![
-        Span::raw(format!("{name:<label$} ")),
-        Span::styled(gauge.bar(width), theme.bar(gauge.ratio)),
-        Span::raw(format!(" {:>6}  {}", gauge.percent(), gauge.detail)),
-    ])
+/// Widths of a gauge's parts, characters.
+#[derive(Clone, Copy)]
+struct Form {
+    label: usize,
+    /// 0 for none.
+    bar: usize,
+}
+
+impl Form {
+    /// Blanks and the percentage.
+    const FIXED: usize = 10;
+
+    /// Labels and numbers first; the bar takes what is left, if that is worth it.
+    fn fitting<'a>(gauges: impl Iterator<Item = &'a Gauge>, width: u16) -> Self {
+        let widths = gauges.map(|gauge| (gauge.label.chars().count(), gauge.detail.chars().count()));
+        let (label, detail) =
+            widths.fold((0, 0), |(label, detail), widths| (widths.0.max(label), widths.1.max(detail)));
+        let room = usize::from(width).saturating_sub(Self::FIXED + detail);
+        let label = label.min(room.max(Self::FIXED));
+        let bar = room.saturating_sub(label).min(20);
+        Self { label, bar: if bar < 5 { 0 } else { bar } }
+    }
+
+    /// A gauge in one line; a label too long ends in `~`.
+    fn line(self, gauge: &Gauge, theme: Theme) -> Line<'static> {
+        let width = self.label;
+        let mut label = gauge.label.clone();
+        if label.chars().count() > width {
+            label = label.chars().take(width.saturating_sub(1)).chain(['~']).collect();
+        }
+        let mut spans = vec![Span::raw(format!("{label:<width$} "))];
+        if self.bar > 0 {
+            spans.push(Span::styled(gauge.bar(self.bar), theme.bar(gauge.ratio)));
+        }
+        spans.push(Span::raw(format!(" {:>6}  {}", gauge.percent(), gauge.detail)));
+        Line::from(spans)
+    }
 }
 
 /// Lines with their titles, cut to `height`; the last one says how many are left out.
