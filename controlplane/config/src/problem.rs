@@ -26,24 +26,36 @@ pub struct Problems {
 /// Problems that are listed; the rest is a number.
 const MOST_LISTED: usize = 100;
 
+/// A problem at a byte of the text; the line and column of those that are listed are counted at the end.
+pub(crate) struct Found {
+    pub(crate) at: usize,
+    pub(crate) key: Option<String>,
+    pub(crate) message: String,
+}
+
 impl Problems {
-    pub(crate) fn new(origin: &str, mut list: Vec<Problem>) -> Self {
-        list.sort_by_key(|problem| problem.place);
-        let unlisted = list.len().saturating_sub(MOST_LISTED);
-        list.truncate(MOST_LISTED);
-        Self { origin: origin.to_owned(), list, unlisted }
+    pub(crate) fn new(origin: &str, text: &str, lines: &Lines, mut found: Vec<Found>) -> Self {
+        found.sort_by_key(|found| found.at);
+        let unlisted = found.len().saturating_sub(MOST_LISTED);
+        let listed = found.into_iter().take(MOST_LISTED);
+        let list = listed.map(|Found { at, key, message }| Problem {
+            place: Some((lines.line(at), lines.column(text, at))),
+            key,
+            message,
+        });
+        Self { origin: origin.to_owned(), list: list.collect(), unlisted }
     }
 
     pub(crate) fn whole_file(origin: &str, message: String) -> Self {
-        Self::new(origin, vec![Problem { place: None, key: None, message }])
+        let list = vec![Problem { place: None, key: None, message }];
+        Self { origin: origin.to_owned(), list, unlisted: 0 }
     }
 
     pub(crate) fn not_utf8(origin: &str, bytes: &[u8], at: usize) -> Self {
         let valid = bytes.get(..at).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default();
         let byte = bytes.get(at).copied().unwrap_or_default();
         let message = format!("byte 0x{byte:02x} is not UTF-8: save the file as UTF-8");
-        let place = Some(Lines::new(valid).place(valid, at));
-        Self::new(origin, vec![Problem { place, key: None, message }])
+        Self::new(origin, valid, &Lines::new(valid), vec![Found { at, key: None, message }])
     }
 
     /// Name of the file.
@@ -97,12 +109,15 @@ impl Lines {
         Self(std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect())
     }
 
-    /// Line and column of a byte offset, both from 1, the column in characters.
-    pub(crate) fn place(&self, text: &str, at: usize) -> (usize, usize) {
-        let line = self.0.partition_point(|&start| start <= at);
-        let start = self.0.get(line - 1).copied().unwrap_or_default();
+    /// Line of a byte offset, from 1.
+    pub(crate) fn line(&self, at: usize) -> usize {
+        self.0.partition_point(|&start| start <= at)
+    }
+
+    /// Column of a byte offset, from 1, in characters.
+    fn column(&self, text: &str, at: usize) -> usize {
+        let start = self.0.get(self.line(at) - 1).copied().unwrap_or_default();
         let before = text.get(start..).unwrap_or_default();
-        let column = before.char_indices().take_while(|(offset, _)| start + offset < at).count() + 1;
-        (line, column)
+        before.char_indices().take_while(|(offset, _)| start + offset < at).count() + 1
     }
 }

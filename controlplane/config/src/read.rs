@@ -1,7 +1,7 @@
 //! Walks a TOML document: reads the keys a section knows, notes where each value stands, collects
 //! everything that is wrong and goes on.
 
-use crate::problem::{Lines, Problem, Problems};
+use crate::problem::{Found, Lines, Problems};
 use crate::value::{Refusal, Text};
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
@@ -17,7 +17,7 @@ pub(crate) struct Document<'t> {
     places: HashMap<String, usize>,
     /// Key paths that could not be read; what depends on them is not reported again.
     faulty: HashSet<String>,
-    problems: Vec<Problem>,
+    problems: Vec<Found>,
 }
 
 impl<'t> Document<'t> {
@@ -33,17 +33,16 @@ impl<'t> Document<'t> {
 
     /// Reports what the parser said about the bytes of `span`.
     pub(crate) fn syntax_error(&mut self, span: Range<usize>, message: &str) {
-        let place = Some(self.lines.place(self.text, span.start));
+        let at = span.start;
         let message = match self.text.get(span) {
             Some(word) if !word.trim().is_empty() => format!("not TOML: {}: {message}", quoted(word)),
             _ => format!("not TOML: {message}"),
         };
-        self.problems.push(Problem { place, key: None, message });
+        self.problems.push(Found { at, key: None, message });
     }
 
     fn report(&mut self, path: &str, at: usize, message: String) {
-        let place = Some(self.lines.place(self.text, at));
-        self.problems.push(Problem { place, key: Some(path.to_owned()), message });
+        self.problems.push(Found { at, key: Some(path.to_owned()), message });
     }
 
     fn unreadable(&mut self, path: &str, at: usize, message: String) {
@@ -67,7 +66,7 @@ impl<'t> Document<'t> {
 
     /// Line of the value at `path`.
     pub(crate) fn line(&self, path: &str) -> usize {
-        self.lines.place(self.text, self.offset(path)).0
+        self.lines.line(self.offset(path))
     }
 
     fn offset(&self, path: &str) -> usize {
@@ -84,7 +83,8 @@ impl<'t> Document<'t> {
     }
 
     pub(crate) fn into_problems(self, origin: &str) -> Option<Problems> {
-        (!self.problems.is_empty()).then(|| Problems::new(origin, self.problems))
+        let found = !self.problems.is_empty();
+        found.then(|| Problems::new(origin, self.text, &self.lines, self.problems))
     }
 }
 

@@ -7,8 +7,8 @@ mod translation;
 use crate::model::{Config, ZoneMatch};
 use crate::read::{Document, nearest, quoted};
 use crate::value::Name;
-use std::collections::{HashMap, HashSet};
-use turnpike_abi::{MAX_POOLS, MAX_WORKERS, MAX_ZONES};
+use std::collections::HashMap;
+use turnpike_abi::{MAX_WORKERS, MAX_ZONES};
 
 /// Reports everything that is wrong with a configuration whose values are right one by one.
 pub(crate) fn config(config: &Config, document: &mut Document<'_>) {
@@ -80,6 +80,8 @@ fn timeouts(config: &Config, document: &mut Document<'_>) {
 /// The zones, to resolve references.
 struct Zones<'c> {
     config: &'c Config,
+    /// Index of each name.
+    by_name: HashMap<&'c Name, usize>,
     /// Every name could be read, and none is there twice: a reference that is not among them is wrong.
     complete: bool,
 }
@@ -90,19 +92,16 @@ impl<'c> Zones<'c> {
         limit(document, "zone", zones.len(), MAX_ZONES);
         let names = zones.iter().enumerate().map(|(i, zone)| (format!("zone[{i}].name"), &zone.name));
         distinct_names(document, names, "zone");
-        let distinct: HashSet<&Name> = zones.iter().map(|zone| &zone.name).collect();
-        let complete =
-            !document.is_faulty("zone") && !distinct.contains(&Name::UNREAD) && distinct.len() == zones.len();
-        Self { config, complete }
-    }
-
-    fn index(&self, name: &Name) -> Option<usize> {
-        self.config.zones.iter().position(|zone| zone.name == *name)
+        // Of two with one name the first counts.
+        let by_name: HashMap<_, _> =
+            zones.iter().enumerate().rev().map(|(i, zone)| (&zone.name, i)).collect();
+        let complete = !document.is_faulty("zone") && is_complete(&by_name, zones.len(), MAX_ZONES);
+        Self { config, by_name, complete }
     }
 
     /// Reports `name` at `path` unless it is a zone. `any` says whether that word would be right there too.
     fn expect(&self, document: &mut Document<'_>, path: &str, name: &Name, any: bool) -> Option<usize> {
-        let index = self.index(name);
+        let index = self.by_name.get(name).copied();
         if index.is_none() && self.complete && !name.is_unread() {
             let mut names: Vec<&str> = self.config.zones.iter().map(|zone| zone.name.as_str()).collect();
             if any {
@@ -118,6 +117,11 @@ impl<'c> Zones<'c> {
     }
 }
 
+/// Whether each of `count` tables has a name, and one of its own.
+fn is_complete(by_name: &HashMap<&Name, usize>, count: usize, most: usize) -> bool {
+    by_name.len() == count && count <= most && !by_name.contains_key(&Name::UNREAD)
+}
+
 /// What is said of a name that nothing has.
 fn unknown(name: &Name, what: &str, known: &[&str]) -> String {
     let name = quoted(name.as_str());
@@ -126,7 +130,10 @@ fn unknown(name: &Name, what: &str, known: &[&str]) -> String {
         Some(meant) => format!("{name} is not a {what}: did you mean \"{meant}\"?"),
         None => {
             let known: Vec<String> = known.iter().map(|known| quoted(known)).collect();
-            format!("{name} is not a {what}: write {}", known.join(" or "))
+            let (last, others) =
+                known.split_last().map_or(("", &[][..]), |(last, rest)| (last.as_str(), rest));
+            let others = if others.is_empty() { String::new() } else { format!("{} or ", others.join(", ")) };
+            format!("{name} is not a {what}: write {others}{last}")
         }
     }
 }
@@ -171,10 +178,4 @@ fn distinct_names<'n>(
             quoted(name.as_str())
         )
     });
-}
-
-fn pools(config: &Config, document: &mut Document<'_>) {
-    limit(document, "pool", config.pools.len(), MAX_POOLS);
-    let names = config.pools.iter().enumerate().map(|(i, pool)| (format!("pool[{i}].name"), &pool.name));
-    distinct_names(document, names, "pool");
 }

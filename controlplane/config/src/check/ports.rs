@@ -90,8 +90,9 @@ pub(super) fn check(config: &Config, zones: &Zones<'_>, document: &mut Document<
         }
         mtu(place, document);
     }
-    interfaces(config, &places, document);
-    addresses(&places, document);
+    if interfaces_fit(config, &places, document) {
+        addresses(&places, document);
+    }
 }
 
 /// DPDK knows a device by what stands before its first comma; a PCI address may leave its domain 0000 out.
@@ -132,7 +133,8 @@ fn mtu(place: &Place<'_>, document: &mut Document<'_>) {
     }
 }
 
-fn interfaces(config: &Config, places: &[Place<'_>], document: &mut Document<'_>) {
+/// Reports what is too much, and whether the number of interfaces is right.
+fn interfaces_fit(config: &Config, places: &[Place<'_>], document: &mut Document<'_>) -> bool {
     let untagged = config.ports.iter().filter(|port| port.has_untagged()).count();
     let count = untagged + places.iter().filter(|place| place.tagged).count();
     if let Some(last) = places.last().filter(|_| count > MAX_INTERFACES) {
@@ -144,6 +146,7 @@ fn interfaces(config: &Config, places: &[Place<'_>], document: &mut Document<'_>
         let message = format!("has {count} addresses: an interface takes at most {MAX_ADDRESSES}");
         document.refuse(&format!("{}.addresses", place.path), message);
     }
+    count <= MAX_INTERFACES
 }
 
 /// No address twice, and no two links with overlapping prefixes: the kernel would not know which to use.
@@ -155,7 +158,8 @@ fn addresses(places: &[Place<'_>], document: &mut Document<'_>) {
         path: String,
     }
     let mut links: Vec<Link> = Vec::new();
-    for (place, Place { path, addresses, .. }) in places.iter().enumerate() {
+    let counted = places.iter().enumerate().filter(|(_, place)| place.addresses.len() <= MAX_ADDRESSES);
+    for (place, Place { path, addresses, .. }) in counted {
         links.extend(addresses.iter().enumerate().map(|(i, address)| Link {
             network: address.network(),
             address: *address,

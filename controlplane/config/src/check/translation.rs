@@ -1,16 +1,20 @@
 //! Pools and NAT rules.
 
-use super::{Zones, pools, unknown};
+use super::{Zones, distinct_names, is_complete, limit, unknown};
 use crate::address::AddressRange;
 use crate::model::{Config, NatTarget, Side};
 use crate::read::{Document, quoted};
+use std::collections::HashMap;
 use std::net::IpAddr;
+use turnpike_abi::MAX_POOLS;
 
 /// Most addresses of all pools together.
 const MAX_POOL_ADDRESSES: u64 = 1 << 16;
 
 pub(super) fn check(config: &Config, zones: &Zones<'_>, document: &mut Document<'_>) {
-    pools(config, document);
+    limit(document, "pool", config.pools.len(), MAX_POOLS);
+    let names = config.pools.iter().enumerate().map(|(i, pool)| (format!("pool[{i}].name"), &pool.name));
+    distinct_names(document, names, "pool");
     for (i, pool) in config.pools.iter().enumerate() {
         if pool.addresses.is_empty() {
             document
@@ -22,6 +26,8 @@ pub(super) fn check(config: &Config, zones: &Zones<'_>, document: &mut Document<
         }
     }
     overlaps(config, document);
+    let pools: HashMap<_, _> = config.pools.iter().enumerate().map(|(i, pool)| (&pool.name, i)).collect();
+    let complete = !document.is_faulty("pool") && is_complete(&pools, config.pools.len(), MAX_POOLS);
     for (i, rule) in config.nat.iter().enumerate() {
         let path = format!("nat[{i}].from");
         if let Some(zone) = zones.expect_match(document, &path, &rule.from) {
@@ -29,10 +35,7 @@ pub(super) fn check(config: &Config, zones: &Zones<'_>, document: &mut Document<
         }
         zones.expect_match(document, &format!("nat[{i}].to"), &rule.to);
         if let NatTarget::Pool(name) = &rule.target {
-            let known = config.pools.iter().any(|pool| pool.name == *name);
-            let complete =
-                !document.is_faulty("pool") && config.pools.iter().all(|pool| !pool.name.is_unread());
-            if !known && complete && !name.is_unread() {
+            if complete && !pools.contains_key(name) && !name.is_unread() {
                 let names: Vec<&str> = config.pools.iter().map(|pool| pool.name.as_str()).collect();
                 document.refuse(&format!("nat[{i}].pool"), unknown(name, "pool", &names));
             }
@@ -69,6 +72,9 @@ fn overlaps(config: &Config, document: &mut Document<'_>) {
                 format!("{range} makes {sum} pool addresses: at most {MAX_POOL_ADDRESSES} are possible");
             document.refuse(&path(*at), message);
         }
+    }
+    if sum > MAX_POOL_ADDRESSES {
+        return;
     }
     ranges.sort_unstable();
     let mut furthest: Option<(AddressRange, (usize, usize))> = None;
