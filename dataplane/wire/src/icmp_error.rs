@@ -19,7 +19,6 @@ const TTL: u8 = 64;
 /// `rest_of_header` is the second word of the ICMP header (RFC 1191: the next-hop MTU), `quoted` the packet it
 /// is about from its IP header on, of which as much is quoted as fits.
 #[must_use]
-#[expect(clippy::too_many_arguments, reason = "one for each field of the headers")]
 pub fn ipv4(
     out: &mut [u8],
     source: [u8; 4],
@@ -57,7 +56,6 @@ pub fn ipv4(
 /// Writes an ICMPv6 error from the IP header on to the start of `out`; see [`ipv4`]. `rest_of_header` is the
 /// MTU of Packet Too Big, the pointer of Parameter Problem.
 #[must_use]
-#[expect(clippy::too_many_arguments, reason = "one for each field of the headers")]
 pub fn ipv6(
     out: &mut [u8],
     source: [u8; 16],
