@@ -1,8 +1,10 @@
 //! The command tree.
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
+use turnpike_abi::counters::TcpState;
 use turnpike_api::{
     BindingFilter, Endpoint, EndpointPattern, FlowFilter, FlowState, PinholeAdd, PinholeProtocol, PortRange,
     Prefix, Protocol,
@@ -28,16 +30,16 @@ Names are never resolved. Times are in UTC.";
 #[command(name = "turnpike", version, after_help = EXIT_CODES, subcommand_required = true, arg_required_else_help = true)]
 pub struct Cli {
     /// Socket of the control plane (control.socket in its configuration)
-    #[arg(long, global = true, value_name = "PATH", default_value = turnpike_api::DEFAULT_SOCKET)]
+    #[arg(long, global = true, help_heading = "Global options", value_name = "PATH", default_value = turnpike_api::DEFAULT_SOCKET)]
     pub socket: PathBuf,
     /// Print the answer as JSON
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Global options")]
     pub json: bool,
     /// Seconds to wait for each answer
-    #[arg(long, global = true, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    #[arg(long, global = true, help_heading = "Global options", value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub timeout: Duration,
     /// Print no notes and warnings
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = "Global options")]
     pub quiet: bool,
     /// What to do.
     #[command(subcommand)]
@@ -136,8 +138,8 @@ pub struct FlowsArgs {
     /// Protocol, by name or number
     #[arg(long)]
     protocol: Option<Protocol>,
-    /// TCP state: none, init, established, c_fin, s_fin, both_fin or trans
-    #[arg(long)]
+    /// TCP state; none for other protocols
+    #[arg(long, value_parser = state_parser())]
     state: Option<FlowState>,
     /// External address and port
     #[arg(long, value_name = "[ADDRESS][:PORT]")]
@@ -301,6 +303,12 @@ pub enum Shell {
     Zsh,
     /// fish.
     Fish,
+}
+
+/// States by name, known to completions too.
+fn state_parser() -> impl TypedValueParser<Value = FlowState> {
+    PossibleValuesParser::new(TcpState::ALL.iter().map(|state| state.name()))
+        .try_map(|name| name.parse::<FlowState>())
 }
 
 /// Seconds, with or without a fraction.
