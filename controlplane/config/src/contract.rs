@@ -86,7 +86,7 @@ fn it_is_a_valid_configuration() {
 }
 
 #[test]
-fn every_default_it_shows_is_the_code_s() {
+fn every_default_it_shows_is_that_of_the_code() {
     let (mut required, mut absent, mut other, mut shown) = (0, 0, 0, 0);
     for line in lines() {
         let Line { number, section, key, comment } = &line;

@@ -184,7 +184,9 @@ fn nat(section: &mut Section<'_, '_>) -> Nat {
         word(value, &[("exempt", ())], refusal)
     });
     match (section.has("pool"), section.has("action")) {
-        (true, true) => section.refuse("action", "excludes a pool: give either pool or action = \"exempt\""),
+        (true, true) => {
+            section.refuse("action", "\"exempt\" and a pool exclude each other: give one of them")
+        }
         (false, false) => section.refuse("pool", "is missing: name a pool, or write action = \"exempt\""),
         _ => {}
     }

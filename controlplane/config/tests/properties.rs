@@ -1,11 +1,11 @@
-//! Any bytes end in a configuration or in problems; every configuration survives being written and read.
+//! Any bytes end in a configuration or in problems; every configuration survives being written and read,
+//! and the engine takes its policy table.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
-use turnpike_abi::InterfaceId;
-use turnpike_abi::table::Reader;
-use turnpike_config::{Config, compile_policy};
+use turnpike_config::{Config, InterfaceSpec, compile_policy};
+use turnpike_engine::{Interface, Policy};
 
 const CONTRACT: &str = include_str!("../../../scripts/etc/turnpike.toml");
 
@@ -19,9 +19,17 @@ fn check(bytes: &[u8]) -> Option<Config> {
             assert_eq!(read.hash(), config.hash());
             assert!(Config::reload_impact(&config, &read).is_empty());
             let interfaces = config.interfaces();
-            let id = |name: &str| interfaces.iter().position(|spec| spec.name.as_str() == name);
-            let table = compile_policy(&config, &|name| id(name).map(|id| InterfaceId(id as u16)), 1);
-            Reader::new(table.as_bytes()).unwrap();
+            let id =
+                |name: &str| interfaces.iter().find(|spec| spec.name.as_str() == name).map(|spec| spec.id);
+            let table = compile_policy(&config, &id, 1);
+            let interface = |spec: &InterfaceSpec| Interface {
+                port: spec.port,
+                vlan: spec.vlan,
+                mac: [2; 6],
+                mtu: spec.mtu,
+            };
+            let interfaces: Vec<Interface> = interfaces.iter().map(interface).collect();
+            Policy::decode(table.as_bytes(), &interfaces).unwrap();
             Some(config)
         }
         Err(problems) => {

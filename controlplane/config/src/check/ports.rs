@@ -2,7 +2,7 @@
 
 use super::{Zones, distinct, distinct_names, limit};
 use crate::address::{InterfaceAddress, Network};
-use crate::model::Config;
+use crate::model::{Config, Port};
 use crate::read::{Document, quoted};
 use crate::value::{Name, TapName};
 use std::collections::HashSet;
@@ -57,21 +57,7 @@ pub(super) fn check(config: &Config, zones: &Zones<'_>, document: &mut Document<
     devices(config, document);
     for (i, port) in config.ports.iter().enumerate() {
         vlans(config, i, document);
-        let path = format!("port[{i}]");
-        let unread =
-            document.is_faulty(&format!("{path}.zone")) || document.is_faulty(&format!("{path}.addresses"));
-        if port.has_untagged() || unread || document.is_faulty(&path) {
-            if port.zone.is_none() && port.vlans.is_empty() && !unread && !document.is_faulty(&path) {
-                document.refuse(&path, "has neither a zone nor a VLAN: it would forward nothing".into());
-            }
-            continue;
-        }
-        if port.vlans.is_empty() && !document.is_faulty(&format!("{path}.vlan")) {
-            document.refuse(&path, "has neither a zone nor a VLAN: it would forward nothing".into());
-        } else if port.tap.is_some() {
-            let message = "has no meaning: the port has no untagged interface; give it a zone or addresses";
-            document.refuse(&format!("{path}.tap"), message.into());
-        }
+        use_of_port(port, &format!("port[{i}]"), document);
     }
     let places = places(config);
     let names = places.iter().map(|place| (format!("{}.name", place.path), place.name));
@@ -92,6 +78,22 @@ pub(super) fn check(config: &Config, zones: &Zones<'_>, document: &mut Document<
     }
     if interfaces_fit(config, &places, document) {
         addresses(&places, document);
+    }
+}
+
+/// A port forwards something, and what is said about its untagged interface has one to apply to.
+fn use_of_port(port: &Port, path: &str, document: &mut Document<'_>) {
+    let keys = ["zone", "addresses", "vlan"].map(|key| format!("{path}.{key}"));
+    if document.is_faulty(path) || keys.iter().any(|key| document.is_faulty(key)) {
+        return;
+    }
+    if port.zone.is_none() && port.vlans.is_empty() {
+        document.refuse(path, "has neither a zone nor a VLAN: it would forward nothing".into());
+    } else if let Some(tap) = port.tap.as_ref().filter(|_| !port.has_untagged()) {
+        let tap = quoted(tap.as_str());
+        let message =
+            format!("{tap} has no untagged interface to be the twin of: give the port a zone or addresses");
+        document.refuse(&format!("{path}.tap"), message);
     }
 }
 

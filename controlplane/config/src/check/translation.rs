@@ -34,11 +34,13 @@ pub(super) fn check(config: &Config, zones: &Zones<'_>, document: &mut Document<
             expect_side(config, zone, Side::Inside, &path, document);
         }
         zones.expect_match(document, &format!("nat[{i}].to"), &rule.to);
-        if let NatTarget::Pool(name) = &rule.target {
-            if complete && !pools.contains_key(name) && !name.is_unread() {
-                let names: Vec<&str> = config.pools.iter().map(|pool| pool.name.as_str()).collect();
-                document.refuse(&format!("nat[{i}].pool"), unknown(name, "pool", &names));
-            }
+        if let NatTarget::Pool(name) = &rule.target
+            && complete
+            && !pools.contains_key(name)
+            && !name.is_unread()
+        {
+            let names: Vec<&str> = config.pools.iter().map(|pool| pool.name.as_str()).collect();
+            document.refuse(&format!("nat[{i}].pool"), unknown(name, "pool", &names));
         }
     }
 }
