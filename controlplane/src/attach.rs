@@ -3,11 +3,12 @@
 use crate::mirror::NeighbourChange;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::ErrorKind;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::UnixDatagram;
 use tokio::sync::mpsc;
 use turnpike_abi::WorkerId;
 use turnpike_abi::attach::AttachResult;
@@ -90,7 +91,8 @@ pub async fn connect(path: PathBuf, attached: mpsc::Sender<Attachment>) {
 #[derive(Debug)]
 pub struct Dataplane {
     attachment: Attachment,
-    ready: AsyncFd<OwnedFd>,
+    /// The same socket, registered with the event loop.
+    ready: UnixDatagram,
     queues: Vec<VecDeque<Order>>,
     /// Orders whose answer somebody waits for, by sequence.
     waiting: HashMap<u64, Addressee>,
@@ -103,7 +105,9 @@ impl Dataplane {
     /// If its descriptor cannot be watched.
     pub fn new(attachment: Attachment) -> std::io::Result<Self> {
         let descriptor = attachment.as_fd().try_clone_to_owned()?;
-        let ready = AsyncFd::with_interest(descriptor, Interest::READABLE)?;
+        let socket = std::os::unix::net::UnixDatagram::from(descriptor);
+        socket.set_nonblocking(true)?;
+        let ready = UnixDatagram::from_std(socket)?;
         let queues = (0..attachment.workers()).map(|_| VecDeque::new()).collect();
         Ok(Self { attachment, ready, queues, waiting: HashMap::new() })
     }
@@ -200,15 +204,15 @@ impl Dataplane {
     /// # Errors
     /// The end of the attachment.
     pub async fn notice(&self) -> Result<Option<Notice>, AttachError> {
-        let mut guard = match self.ready.readable().await {
-            Ok(guard) => guard,
-            Err(_) => return Err(AttachError::Closed),
-        };
-        let notice = self.attachment.receive();
-        if matches!(notice, Ok(None)) {
-            guard.clear_ready();
+        if self.ready.readable().await.is_err() {
+            return Err(AttachError::Closed);
         }
-        notice
+        let receive = || match self.attachment.receive() {
+            // Makes the event loop wait for the socket again.
+            Ok(None) => Err(ErrorKind::WouldBlock.into()),
+            received => Ok(received),
+        };
+        self.ready.try_io(Interest::READABLE, receive).unwrap_or(Ok(None))
     }
 }
 

@@ -9,6 +9,7 @@ use futures_util::{Stream, StreamExt, TryStreamExt};
 use rtnetlink::packet_core::{NLM_F_REPLACE, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::sys::AsyncSocket as _;
 use rtnetlink::{Handle, MulticastGroup};
 use std::time::Duration;
 use tokio::sync::mpsc;

@@ -65,7 +65,7 @@ fn proto_family(family: Family) -> Option<MetricFamily> {
     if family.rows.is_empty() {
         return None;
     }
-    let mut out = MetricFamily::new();
+    let mut out = MetricFamily::default();
     out.set_name(family.name.to_owned());
     out.set_help(family.help.to_owned());
     out.set_field_type(match family.kind {
@@ -75,7 +75,7 @@ fn proto_family(family: Family) -> Option<MetricFamily> {
     });
     let rows = family.rows.into_iter().map(|(labels, value)| {
         let labels = family.labels.iter().zip(labels).map(|(name, value)| {
-            let mut pair = LabelPair::new();
+            let mut pair = LabelPair::default();
             pair.set_name((*name).to_owned());
             pair.set_value(value);
             pair
@@ -83,23 +83,23 @@ fn proto_family(family: Family) -> Option<MetricFamily> {
         let mut metric = Metric::from_label(labels.collect());
         match value {
             Value::Number(number) if family.kind == Kind::Counter => {
-                let mut counter = proto::Counter::new();
+                let mut counter = proto::Counter::default();
                 counter.set_value(number);
                 metric.set_counter(counter);
             }
             Value::Number(number) => {
-                let mut gauge = proto::Gauge::new();
+                let mut gauge = proto::Gauge::default();
                 gauge.set_value(number);
                 metric.set_gauge(gauge);
             }
             Value::Histogram { buckets, sum } => {
-                let mut histogram = proto::Histogram::new();
+                let mut histogram = proto::Histogram::default();
                 histogram.set_sample_count(buckets.iter().map(|(_, count)| count).sum());
                 histogram.set_sample_sum(sum);
                 let mut below = 0;
                 let buckets = buckets.into_iter().map(|(bound, count)| {
                     below += count;
-                    let mut bucket = proto::Bucket::new();
+                    let mut bucket = proto::Bucket::default();
                     bucket.set_upper_bound(bound);
                     bucket.set_cumulative_count(below);
                     bucket

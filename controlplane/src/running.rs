@@ -17,7 +17,7 @@ pub struct Running {
     pub path: PathBuf,
     /// Its text.
     pub text: String,
-    /// Hash of the text.
+    /// Hash of what it says, defaults included.
     pub hash: String,
     /// When it came into force, milliseconds since the epoch.
     pub applied_ms: u64,
@@ -32,7 +32,7 @@ impl Running {
     /// Everything that is wrong with it.
     pub fn load(path: &Path) -> Result<Self, Problems> {
         let (config, text) = read(path)?;
-        let hash = hash(&text);
+        let hash = format!("{:016x}", config.hash());
         Ok(Self {
             config,
             path: path.to_owned(),
@@ -81,12 +81,4 @@ fn read(path: &Path) -> Result<(Config, String), Problems> {
         // Says why; should the file be there by now, its values are as good as its text.
         Err(_) => Config::load(path).map(|config| (config.clone(), config.to_toml())),
     }
-}
-
-/// FNV-1a, 64 bits, in hexadecimal: names a text, protects nothing.
-fn hash(text: &str) -> String {
-    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    format!("{hash:016x}")
 }

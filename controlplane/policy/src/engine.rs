@@ -9,7 +9,7 @@ use crate::{Ended, Realm, Refusal};
 use hashbrown::HashMap;
 use std::collections::{BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
-use turnpike_abi::command::{Kind, PinholeAdd, PinholeRemove, PortLease, Slot};
+use turnpike_abi::command::{PinholeAdd, PinholeRemove, PortLease};
 use turnpike_abi::event::AckResult;
 use turnpike_abi::{Address, WorkerId, steering};
 
@@ -52,19 +52,6 @@ pub enum Command {
     Lease(PortLease),
     /// Take that back.
     Release(PortLease),
-}
-
-impl Command {
-    /// As it lies in the ring.
-    #[must_use]
-    pub fn slot(&self, sequence: u64) -> Slot {
-        match self {
-            Self::Add(body) => Slot::new(Kind::PINHOLE_ADD, sequence, body),
-            Self::Remove(body) => Slot::new(Kind::PINHOLE_REMOVE, sequence, body),
-            Self::Lease(body) => Slot::new(Kind::PORT_LEASE, sequence, body),
-            Self::Release(body) => Slot::new(Kind::PORT_RELEASE, sequence, body),
-        }
-    }
 }
 
 /// What the daemon has to do, in this order.
