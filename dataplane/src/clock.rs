@@ -53,11 +53,6 @@ impl Clock {
     pub fn follow_wall_clock(&self) {
         self.epoch.store(wall_clock_ms().wrapping_sub(self.now.0), Ordering::Relaxed);
     }
-
-    /// Counter ticks in `microseconds`.
-    pub fn ticks(&self, microseconds: u64) -> u64 {
-        self.ticks_per_ms * microseconds / 1000
-    }
 }
 
 /// Milliseconds since the epoch.
@@ -83,7 +78,6 @@ mod tests {
             assert_eq!(clock.advance(at(3_600_000_500)), Time(3_600_000), "an hour's sleep");
             assert_eq!(clock.advance(at(3_600_001_000)), Time(3_600_001), "no drift");
             assert_eq!(clock.now(), Time(3_600_001));
-            assert_eq!(clock.ticks(50), 50);
         }
     }
 

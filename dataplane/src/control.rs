@@ -142,8 +142,8 @@ impl Main {
                 tracing::info!("stops");
                 return Ok(());
             }
-            let mut moved = self.to_the_kernel(&mut punted, &mut totals);
-            moved |= self.from_the_kernel(&mut frame, &mut totals);
+            let mut moved = self.deliver_punted(&mut punted, &mut totals);
+            moved |= self.fetch_injected(&mut frame, &mut totals);
             if moved {
                 last_packet = Some(Instant::now());
             }
@@ -176,7 +176,7 @@ impl Main {
     }
 
     /// Punted packets to the TAP twins. `true` if there were any.
-    fn to_the_kernel(&mut self, punted: &mut Vec<Exception>, totals: &mut MainStats) -> bool {
+    fn deliver_punted(&mut self, punted: &mut Vec<Exception>, totals: &mut MainStats) -> bool {
         self.crew.take_punted(punted, AT_ONCE);
         let any = !punted.is_empty();
         for (interface, packet) in punted.drain(..) {
@@ -190,7 +190,7 @@ impl Main {
     }
 
     /// Frames of the TAP twins to the first worker. `true` if there were any.
-    fn from_the_kernel(&mut self, frame: &mut [u8], totals: &mut MainStats) -> bool {
+    fn fetch_injected(&mut self, frame: &mut [u8], totals: &mut MainStats) -> bool {
         let mut any = false;
         for twin in self.twins.all() {
             for _ in 0..AT_ONCE {
