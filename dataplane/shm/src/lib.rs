@@ -12,6 +12,12 @@
 //! | [`socket`], [`attach`] | messages with descriptors; the dataplane's side of the handshake |
 //! | [`table`] | immutable tables in a memfd |
 //! | [`spsc`] | a channel between two threads of one process, with the same index arithmetic |
+//!
+//! The algorithms are proved by loom (`RUSTFLAGS="--cfg loom" cargo test -p turnpike-shm --lib loom_`) and
+//! run under ThreadSanitizer, where only the standard library is not instrumented:
+//! `RUSTFLAGS="-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer"
+//! TSAN_OPTIONS="suppressions=$PWD/dataplane/shm/tsan.suppressions" cargo +nightly test -p turnpike-shm
+//! --target x86_64-unknown-linux-gnu --lib --test ring --test memory -- --test-threads=1`.
 
 mod atomic;
 mod cursor;

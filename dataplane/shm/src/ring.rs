@@ -169,7 +169,9 @@ mod loom_tests {
     use std::sync::Arc;
     use turnpike_abi::command::Kind;
 
-    /// A ring of two slots carries three: the third reuses the first's place.
+    /// A ring of two slots carries three: the third reuses the first's place. Loom has no model of a load
+    /// that a later store overtakes, so the release of the head is proved by the channel's tests, whose
+    /// slots are cells.
     #[test]
     fn loom_slots_arrive_whole_and_in_order() {
         let mut model = loom::model::Builder::new();

@@ -215,7 +215,7 @@ fn a_page_read_while_it_is_written_is_never_mixed() {
     let (stop, readings) = (AtomicBool::new(false), AtomicU64::new(0));
     let (mut last, mut values, mut mixed) = (0, 0, false);
     std::thread::scope(|scope| {
-        scope.spawn(|| {
+        let writer = scope.spawn(|| {
             // One publication for each reading, somewhere in the middle of it.
             let mut round = 0;
             while !stop.load(Ordering::Relaxed) {
@@ -239,6 +239,7 @@ fn a_page_read_while_it_is_written_is_never_mixed() {
             last = words[0];
         }
         stop.store(true, Ordering::Relaxed);
+        writer.join().unwrap();
     });
     assert!(!mixed, "half of one value and half of another, or an older one after a newer");
     assert_eq!(values, 200, "the reader starved");

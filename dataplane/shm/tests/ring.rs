@@ -190,7 +190,7 @@ fn two_threads_pass_every_slot_once_and_whole_in_both_directions() {
     const SLOTS: u64 = 30_000;
     let (mut worker, mut control, _) = links(1);
     std::thread::scope(|scope| {
-        scope.spawn(|| {
+        let echo = scope.spawn(|| {
             // Echoes each command as an event, and takes one only when its answer has room.
             let mut echoed = 0;
             while echoed < SLOTS {
@@ -218,5 +218,6 @@ fn two_threads_pass_every_slot_once_and_whole_in_both_directions() {
             }
         }
         assert_eq!(control.event(), Ok(None));
+        echo.join().unwrap();
     });
 }
