@@ -5,15 +5,15 @@ use crate::mirror::Mirror;
 use crate::reading::{Reading, Sampler};
 use crate::running::Running;
 use rtnetlink::packet_route::neighbour::NeighbourState as KernelState;
+use turnpike_abi::InterfaceId;
 use turnpike_abi::counters::{Counter, Counters, DropReason, ProtocolClass};
 use turnpike_abi::stats::{InterfaceInfo, PortStats, text};
 use turnpike_abi::table::RouteKind as AbiRouteKind;
-use turnpike_abi::InterfaceId;
 use turnpike_api::{
     BufferUse, ConfigData, ConfigSummary, Conservation, ControlplaneInfo, Cycles, DataplaneInfo, DropData,
     DropSummary, DropsData, InterfaceData, NeighbourData, NeighbourState, PinholeData, PinholeProtocol,
-    PinholeState, PoolData, PoolFill, PortData, PortRange, PortRate, PortsInUse, Prefix, RouteData, RouteKind,
-    StatusData, Timestamp, Traffic, Usage, VersionData, WorkerData, WorkerLoad,
+    PinholeState, PoolData, PoolFill, PortData, PortRange, PortRate, PortsInUse, Prefix, RouteData,
+    RouteKind, StatusData, Timestamp, Traffic, Usage, VersionData, WorkerData, WorkerLoad,
 };
 use turnpike_policy::{Pinhole, Protocol, State};
 
@@ -69,7 +69,8 @@ impl Sources<'_> {
     }
 
     fn port(&self, index: usize) -> (Traffic, Traffic) {
-        let port = |reading: &Reading, value: fn(&PortStats) -> u64| reading.ports.get(index).map_or(0, value);
+        let port =
+            |reading: &Reading, value: fn(&PortStats) -> u64| reading.ports.get(index).map_or(0, value);
         let receive = self.traffic(|r| port(r, |p| p.rx_packets), |r| port(r, |p| p.rx_bytes));
         let transmit = self.traffic(|r| port(r, |p| p.tx_packets), |r| port(r, |p| p.tx_bytes));
         (receive, transmit)
@@ -219,9 +220,7 @@ impl Sources<'_> {
             zone: spec.as_ref().and_then(|spec| Some(spec.zone.as_ref()?.as_str().to_owned())),
             mac: mac(info.mac),
             mtu_bytes: u32::from(info.mtu),
-            tap: tap
-                .or_else(|| Some(spec.as_ref()?.tap.as_str().to_owned()))
-                .unwrap_or_default(),
+            tap: tap.or_else(|| Some(spec.as_ref()?.tap.as_str().to_owned())).unwrap_or_default(),
             addresses: self
                 .mirror
                 .addresses(info.id)

@@ -216,11 +216,7 @@ impl Dataplane {
     }
 }
 
-fn send(
-    attachment: &mut Attachment,
-    worker: WorkerId,
-    order: &Order,
-) -> Result<(u64, Addressee), LinkError> {
+fn send(attachment: &mut Attachment, worker: WorkerId, order: &Order) -> Result<(u64, Addressee), LinkError> {
     match order {
         Order::Policy(token, command) => {
             let sequence = match command {
@@ -231,17 +227,17 @@ fn send(
             }?;
             Ok((sequence, Addressee::Policy(*token)))
         }
-        Order::Neighbour(NeighbourChange::Set(body)) => {
-            attachment.command(worker, Kind::NEIGHBOUR_SET, body).map(|sequence| (sequence, Addressee::Nobody))
-        }
+        Order::Neighbour(NeighbourChange::Set(body)) => attachment
+            .command(worker, Kind::NEIGHBOUR_SET, body)
+            .map(|sequence| (sequence, Addressee::Nobody)),
         Order::Neighbour(NeighbourChange::Clear(body)) => attachment
             .command(worker, Kind::NEIGHBOUR_CLEAR, body)
             .map(|sequence| (sequence, Addressee::Nobody)),
         Order::NeighboursReset => attachment
             .command(worker, Kind::NEIGHBOURS_RESET, &[0u8; 0])
             .map(|sequence| (sequence, Addressee::Nobody)),
-        Order::Walk(number, body) => attachment
-            .command(worker, Kind::WALK, body)
-            .map(|sequence| (sequence, Addressee::Walk(*number))),
+        Order::Walk(number, body) => {
+            attachment.command(worker, Kind::WALK, body).map(|sequence| (sequence, Addressee::Walk(*number)))
+        }
     }
 }

@@ -222,8 +222,9 @@ impl Daemon {
     }
 
     fn warn_of_missing_interfaces(&self, dataplane: &Dataplane) {
-        let known =
-            |name: &str| dataplane.interfaces().iter().any(|info| turnpike_abi::stats::text(&info.name) == name);
+        let known = |name: &str| {
+            dataplane.interfaces().iter().any(|info| turnpike_abi::stats::text(&info.name) == name)
+        };
         for spec in self.running.config.interfaces() {
             if !known(spec.name.as_str()) {
                 tracing::warn!(
@@ -282,7 +283,8 @@ impl Daemon {
             let reading = Reading::take(dataplane.statistics(), Some(self.sampler.newer()));
             self.sampler.sample(reading, Instant::now());
             let stale = self.mirror.neighbours();
-            let stale = stale.iter().map(|(_, neighbour, _)| (neighbour.link, neighbour.address, neighbour.state));
+            let stale =
+                stale.iter().map(|(_, neighbour, _)| (neighbour.link, neighbour.address, neighbour.state));
             for (link, address) in self.refresh.due(stale, Instant::now()) {
                 self.look_for(link, address);
             }

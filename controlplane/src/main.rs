@@ -109,7 +109,9 @@ enum Failure {
 
 async fn serve(running: Running) -> Result<(), Failure> {
     if rustix::process::geteuid().is_root() {
-        tracing::info!("running as root, which is not needed: any user that dataplane.control_user names will do");
+        tracing::info!(
+            "running as root, which is not needed: any user that dataplane.control_user names will do"
+        );
     }
     let clock = Clock::start();
     let (written_sender, written) = mpsc::unbounded_channel();

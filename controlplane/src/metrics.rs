@@ -97,7 +97,9 @@ fn proto_family(family: Family) -> Option<MetricFamily> {
                 histogram.set_sample_count(buckets.iter().map(|(_, count)| count).sum());
                 histogram.set_sample_sum(sum);
                 let mut below = 0;
-                let buckets = buckets.into_iter().map(|(bound, count)| {
+                // The encoder adds the infinite one, and writes its bound as the format wants it.
+                let finite = buckets.into_iter().filter(|(bound, _)| bound.is_finite());
+                let buckets = finite.map(|(bound, count)| {
                     below += count;
                     let mut bucket = proto::Bucket::default();
                     bucket.set_upper_bound(bound);

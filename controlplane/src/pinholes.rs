@@ -95,9 +95,7 @@ impl Daemon {
         self.board.change(|facts| facts.api_requests[0] += 1);
         match page.wanted {
             Wanted::Flows(_, rows) => encode_response(&Ok(Envelope::new(host, rows).with_next(page.next))),
-            Wanted::Bindings(_, rows) => {
-                encode_response(&Ok(Envelope::new(host, rows).with_next(page.next)))
-            }
+            Wanted::Bindings(_, rows) => encode_response(&Ok(Envelope::new(host, rows).with_next(page.next))),
         }
     }
 
@@ -206,7 +204,10 @@ impl Daemon {
                     if let Some(dataplane) = &mut self.dataplane
                         && !dataplane.order(worker, Order::Policy(token, command))
                     {
-                        tracing::error!(worker = worker.0, "the policy engine named a worker there is none of");
+                        tracing::error!(
+                            worker = worker.0,
+                            "the policy engine named a worker there is none of"
+                        );
                     }
                 }
                 Effect::Granted(id) => self.granted(id),

@@ -169,7 +169,10 @@ impl Daemon {
                     self.finish_reload(Ok(()));
                 } else {
                     let why = format!("{} (at byte {})", notice.result.text(), notice.offset);
-                    tracing::error!(generation = notice.generation, "the dataplane refused the policy: {why}");
+                    tracing::error!(
+                        generation = notice.generation,
+                        "the dataplane refused the policy: {why}"
+                    );
                     self.finish_reload(Err(why));
                 }
             }
@@ -189,7 +192,9 @@ impl Daemon {
         if self.tables.changed.is_some_and(|since| since + wait <= now) {
             self.offer_forwarding();
         }
-        let (Some((generation, true)), Some(dataplane)) = (self.tables.policy, &self.dataplane) else { return };
+        let (Some((generation, true)), Some(dataplane)) = (self.tables.policy, &self.dataplane) else {
+            return;
+        };
         if self.tables.in_force == Some(generation) {
             return;
         }

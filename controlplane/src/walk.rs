@@ -233,8 +233,7 @@ mod tests {
         let mut seen = Vec::new();
         let mut cursor: Option<String> = None;
         for _ in 0..100 {
-            let mut walking =
-                Walking::flows(request(limit, cursor.as_deref()), 2, Instant::now()).unwrap();
+            let mut walking = Walking::flows(request(limit, cursor.as_deref()), 2, Instant::now()).unwrap();
             let (mut worker, mut walk) = walking.step();
             let page = loop {
                 let table = &tables[worker.index()];

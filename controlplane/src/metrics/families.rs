@@ -81,11 +81,7 @@ impl Family {
     }
 
     /// The same with a series for each item.
-    fn each<T>(
-        mut self,
-        items: impl IntoIterator<Item = T>,
-        row: impl Fn(&T) -> (Vec<String>, f64),
-    ) -> Self {
+    fn each<T>(mut self, items: impl IntoIterator<Item = T>, row: impl Fn(&T) -> (Vec<String>, f64)) -> Self {
         for item in items {
             let (labels, value) = row(&item);
             self.rows.push((labels, Value::Number(value)));
@@ -237,7 +233,9 @@ fn ports(reading: &Reading, facts: &Facts) -> Vec<Family> {
     let gauge = |name, help, value| family(Family::gauge(name, help, &["port"]), value);
     vec![
         gauge("turnpike_port_link_up", "1 while the link is up.", |port| port.link_up),
-        gauge("turnpike_port_speed_bits_per_second", "Speed of the link, 0 if unknown.", |port| port.speed),
+        gauge("turnpike_port_speed_bytes_per_second", "Speed of the link, 0 if unknown.", |port| {
+            port.speed / 8
+        }),
         counter("turnpike_port_receive_packets_total", "Packets the port received.", |port| port.rx_packets),
         counter("turnpike_port_receive_bytes_total", "Bytes the port received.", |port| port.rx_bytes),
         counter("turnpike_port_transmit_packets_total", "Packets the port sent.", |port| port.tx_packets),
@@ -260,9 +258,8 @@ fn ports(reading: &Reading, facts: &Facts) -> Vec<Family> {
 fn workers(reading: &Reading, facts: &Facts) -> Vec<Family> {
     let none = Counters::default();
     let count = facts.shape.workers.max(reading.workers.len());
-    let list: Vec<(String, &Counters)> = (0..count)
-        .map(|index| (index.to_string(), reading.workers.get(index).unwrap_or(&none)))
-        .collect();
+    let list: Vec<(String, &Counters)> =
+        (0..count).map(|index| (index.to_string(), reading.workers.get(index).unwrap_or(&none))).collect();
     let plain = |family: Family, value: fn(&Counters) -> f64| {
         family.each(&list, |(name, worker)| (vec![name.clone()], value(worker)))
     };
@@ -274,11 +271,8 @@ fn workers(reading: &Reading, facts: &Facts) -> Vec<Family> {
             (vec![name.clone(), (*label).to_owned()], *value as f64)
         })
     };
-    let mut batches = Family::histogram(
-        "turnpike_worker_batch_packets",
-        "Packets in a non-empty burst.",
-        &["worker"],
-    );
+    let mut batches =
+        Family::histogram("turnpike_worker_batch_packets", "Packets in a non-empty burst.", &["worker"]);
     for (name, worker) in &list {
         let buckets = bounds(&BURST_BUCKETS).map(|(at, bound)| (bound, worker.burst_sizes(at))).collect();
         batches = batches.bars(vec![name.clone()], buckets, worker.get(Counter::Received));
@@ -292,9 +286,10 @@ fn workers(reading: &Reading, facts: &Facts) -> Vec<Family> {
         .map(|(ring, value)| (name.clone(), ring, value))
     });
     vec![
-        plain(Family::counter("turnpike_worker_packets_total", "Packets taken from ports.", &["worker"]), |w| {
-            w.get(Counter::Received) as f64
-        }),
+        plain(
+            Family::counter("turnpike_worker_packets_total", "Packets taken from ports.", &["worker"]),
+            |w| w.get(Counter::Received) as f64,
+        ),
         labelled(
             Family::counter(
                 "turnpike_worker_path_packets_total",
@@ -345,11 +340,19 @@ fn workers(reading: &Reading, facts: &Facts) -> Vec<Family> {
             |w| seconds(w.get(Counter::TimerLagMs)),
         ),
         labelled(
-            Family::counter("turnpike_worker_commands_total", "Commands of the control plane.", &["worker", "result"]),
+            Family::counter(
+                "turnpike_worker_commands_total",
+                "Commands of the control plane.",
+                &["worker", "result"],
+            ),
             &[("ok", Counter::Commands), ("refused", Counter::CommandsRefused)],
         ),
         plain(
-            Family::counter("turnpike_worker_events_total", "Events written to the control plane.", &["worker"]),
+            Family::counter(
+                "turnpike_worker_events_total",
+                "Events written to the control plane.",
+                &["worker"],
+            ),
             |w| w.get(Counter::Events) as f64,
         ),
         plain(
@@ -390,9 +393,8 @@ fn traffic(total: &Counters) -> Vec<Family> {
     let mut sizes =
         Family::histogram("turnpike_packet_size_bytes", "Ethernet frames forwarded.", &["direction"]);
     for &direction in Direction::ALL {
-        let buckets = bounds(&SIZE_BUCKETS)
-            .map(|(at, bound)| (bound, total.frame_sizes(direction, at)))
-            .collect();
+        let buckets =
+            bounds(&SIZE_BUCKETS).map(|(at, bound)| (bound, total.frame_sizes(direction, at))).collect();
         let bytes = ProtocolClass::ALL.iter().map(|&class| total.forwarded_by(direction, class).1).sum();
         sizes = sizes.bars(vec![direction.name().into()], buckets, bytes);
     }
@@ -508,10 +510,10 @@ fn pools(total: &Counters, facts: &Facts) -> Vec<Family> {
     vec![
         Family::gauge("turnpike_pool_addresses", "Addresses of the pool.", &["pool"])
             .each(&list, |(_, pool)| (vec![pool.name.clone()], pool.addresses as f64)),
-        Family::gauge("turnpike_pool_ports", "External ports the pool has.", &["pool", "proto"]).each(
-            &cells,
-            |(_, pool, class)| (vec![pool.name.clone(), class.name().into()], pool.ports as f64),
-        ),
+        Family::gauge("turnpike_pool_ports", "External ports the pool has.", &["pool", "proto"])
+            .each(&cells, |(_, pool, class)| {
+                (vec![pool.name.clone(), class.name().into()], pool.ports as f64)
+            }),
         Family::gauge("turnpike_pool_ports_in_use", "External ports in use.", &["pool", "proto"]).each(
             &cells,
             |(index, pool, class)| {
@@ -532,9 +534,7 @@ fn pools(total: &Counters, facts: &Facts) -> Vec<Family> {
 
 fn icmp(total: &Counters) -> Vec<Family> {
     let by_kind = |family: Family, value: fn((u64, u64)) -> u64| {
-        family.each(IcmpKind::ALL, |kind| {
-            (vec![kind.name().into()], value(total.icmp_errors(**kind)) as f64)
-        })
+        family.each(IcmpKind::ALL, |kind| (vec![kind.name().into()], value(total.icmp_errors(**kind)) as f64))
     };
     vec![
         by_kind(

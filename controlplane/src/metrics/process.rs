@@ -32,10 +32,7 @@ pub fn families() -> Vec<Family> {
         ),
         single(Family::gauge("process_open_fds", "Open file descriptors.", &[]), descriptors as f64),
         single(Family::gauge("process_max_fds", "Most file descriptors it may open.", &[]), most as f64),
-        single(
-            Family::gauge("process_virtual_memory_bytes", "Virtual memory size.", &[]),
-            field(VSIZE),
-        ),
+        single(Family::gauge("process_virtual_memory_bytes", "Virtual memory size.", &[]), field(VSIZE)),
         single(
             Family::gauge("process_resident_memory_bytes", "Resident memory size.", &[]),
             field(RSS) * rustix::param::page_size() as f64,
