@@ -5,7 +5,7 @@ import os
 import signal
 import time
 
-from .lab import Failure, Lab, expect, until
+from .lab import Failure, Lab, endpoint, expect, until
 from .servers import ECHO_PORT, IPERF_PORT, program
 
 
@@ -33,7 +33,7 @@ def controlplane_killed(lab, _box):
         _new_flow(lab, "warm")
         stream = _echo_stream(lab)
         bulk = lab.start("subscriber", "iperf3", "--json", "--client", Lab.INTERNET, "--port", IPERF_PORT, "--time", 8, stdout=-1)
-        until(lambda: any(row["remote"] == f"{Lab.INTERNET}:{IPERF_PORT}" for row in lab.show("flows", "--protocol", "tcp")),
+        until(lambda: any(endpoint(row["remote"]) == f"{Lab.INTERNET}:{IPERF_PORT}" for row in lab.show("flows", "--protocol", "tcp")),
               10, "iperf3's flow")
         lab.hold("controlplane")
         os.kill(lab.pid("controlplane"), signal.SIGKILL)
@@ -51,7 +51,7 @@ def controlplane_killed(lab, _box):
         rows = json.loads(lab.cli("pinhole", "list", "--json").stdout)["data"]
         same = [row for row in rows if row["id"] == pinhole["id"]]
         expect(same and same[0]["external"] == pinhole["external"], f"the pinhole did not survive: {rows}")
-        expect(any(row["remote"] == f"{Lab.INTERNET}:{ECHO_PORT}" for row in lab.show("flows", "--protocol", "udp")), "show flows is not right")
+        expect(any(endpoint(row["remote"]) == f"{Lab.INTERNET}:{ECHO_PORT}" for row in lab.show("flows", "--protocol", "udp")), "show flows is not right")
         bulk.wait(30)
         rate = json.loads(bulk.communicate()[0])["end"]["sum_received"]["bits_per_second"]
         echoed = _result(lab, stream)

@@ -2,7 +2,7 @@
 
 import json
 
-from .lab import Failure, Lab, expect, until
+from .lab import Failure, Lab, endpoint, expect, until
 from .servers import program
 
 
@@ -57,8 +57,8 @@ def _fetch(lab, host, url, seconds=3):
 def _pinhole(lab, inside):
     """Opens a TCP pinhole to `inside`, uses it from outside, removes it and sees it closed."""
     added = json.loads(lab.cli("pinhole", "add", "--protocol", "tcp", "--inside", inside, "--note", "check", "--json").stdout)["data"]
-    expect(added["installed"], f"added but not installed: {added}")
-    end = added["external"] or inside
+    expect(added["state"] == "active", f"added but not active: {added}")
+    end = endpoint(added["external"]) or inside
     try:
         listed = json.loads(lab.cli("pinhole", "list", "--json").stdout)["data"]
         expect(added["id"] in [row["id"] for row in listed], "pinhole list does not show it")
@@ -94,9 +94,9 @@ def pinhole_with_remote(lab, box):
     added = json.loads(lab.cli("pinhole", "add", "--protocol", "tcp", "--inside", f"{Lab.SUBSCRIBER}:80",
                                "--remote", f"{Lab.FAR}/32", "--json").stdout)["data"]
     try:
-        expect(_fetch(lab, "far", f"http://{added['external']}/page").stdout == "a page\n", "its remote host is not let in")
+        expect(_fetch(lab, "far", f"http://{endpoint(added['external'])}/page").stdout == "a page\n", "its remote host is not let in")
         before = lab.drops().get("filtered_remote", 0)
-        expect(_fetch(lab, "internet", f"http://{added['external']}/page", 2).returncode != 0, "another host is let in")
+        expect(_fetch(lab, "internet", f"http://{endpoint(added['external'])}/page", 2).returncode != 0, "another host is let in")
         expect(lab.drops().get("filtered_remote", 0) > before, "refused, but not counted as filtered_remote")
     finally:
         lab.cli("pinhole", "remove", added["id"])

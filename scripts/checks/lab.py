@@ -32,6 +32,14 @@ def until(probe, seconds, what):
         time.sleep(0.02)
 
 
+def endpoint(end):
+    """An address and a port of the JSON output as `address:port`; None stays None."""
+    if end is None:
+        return None
+    address = f"[{end['address']}]" if ":" in end["address"] else end["address"]
+    return f"{address}:{end['port']}"
+
+
 class Lab:
     """One lab of `scripts/lab`. Every process started through it ends with it."""
 
@@ -116,10 +124,10 @@ class Lab:
         """Directory of the three binaries."""
         return self.run_dir / "bin"
 
-    def cli(self, *arguments, check=True, timeout=20):
+    def cli(self, *arguments, check=True, timeout=20, socket=None):
         """Runs the CLI against this lab's control plane."""
         result = subprocess.run(
-            [self.binaries / "turnpike", "--socket", self.run_dir / "control/control.sock", *map(str, arguments)],
+            [self.binaries / "turnpike", "--socket", socket or self.run_dir / "control/control.sock", *map(str, arguments)],
             capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL,
         )
         if check and result.returncode != 0:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 
-from .lab import Lab, expect, until
+from .lab import Lab, endpoint, expect, until
 from .servers import ECHO_PORT, REPORT_PORT, program
 
 
@@ -128,11 +128,11 @@ def flow_filters(lab, _box):
 
     def flow():
         rows = lab.show("flows", "--subscriber", Lab.SUBSCRIBER, "--protocol", "udp")
-        return next((row for row in rows if row["remote"] == f"{Lab.INTERNET}:{ECHO_PORT}"), None)
+        return next((row for row in rows if endpoint(row["remote"]) == f"{Lab.INTERNET}:{ECHO_PORT}"), None)
 
-    external = until(flow, 5, "the flow in show flows")["external"]
+    external = endpoint(until(flow, 5, "the flow in show flows")["external"])
     rows = lab.show("flows", "--external", external)
-    expect(rows and all(row["external"] == external for row in rows), f"--external {external} shows {rows}")
+    expect(rows and all(endpoint(row["external"]) == external for row in rows), f"--external {external} shows {rows}")
     expect(not lab.show("flows", "--subscriber", "192.168.0.99"), "--subscriber 192.168.0.99 shows flows")
     return external
 

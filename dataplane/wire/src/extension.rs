@@ -76,15 +76,14 @@ impl Extension {
 
 /// Walks the chain from `at` to the upper-layer header, no further than `end`.
 ///
-/// RFC 8200 4.1 asks receivers to take headers in any order, Hop-by-Hop only first; each may stand once,
-/// Destination Options twice.
+/// RFC 8200 4.1 asks receivers to take headers in any order and number, Hop-by-Hop only first. Routing and
+/// Fragment are taken once: a second one has no meaning.
 pub(crate) fn walk(frame: &[u8], at: usize, end: usize, next: u8) -> Result<Chain, Malformed> {
     let packet = frame.get(..end).ok_or(Malformed::Ip6ExtTruncated)?;
     let mut chain =
         Chain { protocol: next, l4: at, fragment: None, has_options: false, segments_left: false };
     let mut walked = 0;
     let mut routing = false;
-    let mut destination_options = 0;
     while is_extension(chain.protocol) {
         if walked == EXTENSION_HEADERS {
             return Err(Malformed::Ip6ExtLimit);
@@ -93,7 +92,7 @@ pub(crate) fn walk(frame: &[u8], at: usize, end: usize, next: u8) -> Result<Chai
             HOP_BY_HOP => walked > 0,
             ROUTING => routing,
             FRAGMENT => chain.fragment.is_some(),
-            _ => destination_options == 2,
+            _ => false,
         };
         if misplaced {
             return Err(Malformed::Ip6ExtOrder);
@@ -112,9 +111,6 @@ pub(crate) fn walk(frame: &[u8], at: usize, end: usize, next: u8) -> Result<Chai
             chain.fragment = extension.fragment;
         } else {
             chain.has_options = true;
-        }
-        if chain.protocol == DESTINATION_OPTIONS {
-            destination_options += 1;
         }
         chain.protocol = extension.next;
         chain.l4 = extension.after;
