@@ -32,7 +32,8 @@ def controlplane_killed(lab, _box):
     try:
         _new_flow(lab, "warm")
         stream = _echo_stream(lab)
-        bulk = lab.start("subscriber", "iperf3", "--json", "--client", Lab.INTERNET, "--port", IPERF_PORT, "--time", 8, stdout=-1)
+        bulk = lab.start("subscriber", "iperf3", "--json", "--client", Lab.INTERNET, "--port", IPERF_PORT, "--time", 8,
+                         "--bitrate", "300M", stdout=-1)
         until(lambda: any(endpoint(row["remote"]) == f"{Lab.INTERNET}:{IPERF_PORT}" for row in lab.show("flows", "--protocol", "tcp")),
               10, "iperf3's flow")
         lab.hold("controlplane")
@@ -101,7 +102,7 @@ def hostile_controlplane(lab, box):
         until(lambda: lab.pid("controlplane") == 0, 10, "the control plane is gone")
         _new_flow(lab, "warm")
         stream = _echo_stream(lab)
-        lab.run("box", peer, "--socket", lab.run_dir / "dataplane.sock", "--seconds", box.garbage_seconds,
+        lab.run("box", peer, lab.run_dir / "dataplane.sock", box.garbage_seconds,
                 timeout=box.garbage_seconds + 30)
         expect(_new_flow(lab, "after"), "no new flow after the garbage")
         echoed = _result(lab, stream)

@@ -14,6 +14,10 @@ class Failure(Exception):
     """A check found something else than it expected."""
 
 
+class Skipped(Exception):
+    """A check cannot be done in this lab."""
+
+
 def expect(condition, why):
     """Fails the check with `why` unless `condition` holds."""
     if not condition:
@@ -118,6 +122,11 @@ class Lab:
         until(probe, seconds, f"a listener on port {port} at {host}")
 
     # Turnpike.
+
+    @property
+    def driver(self):
+        """How DPDK reaches the lab's links: `af_packet` or `af_xdp`."""
+        return "af_xdp" if "net_af_xdp" in (self.run_dir / "turnpike.toml").read_text() else "af_packet"
 
     @property
     def binaries(self):
