@@ -280,6 +280,7 @@ impl Engine {
     fn installed(&mut self, id: PinholeId, ack: Ack, now: Time) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         let request = &entry.pinhole.request;
+        let protocol = request.protocol;
         let end = match (&request.external, ack.external.to_v4()) {
             (None, _) => None,
             (Some(_), Some(address)) if ack.external_port != 0 => {
@@ -291,9 +292,8 @@ impl Engine {
         if entry.answered && entry.pinhole.granted == end {
             return self.activate(id, now);
         }
-        let (protocol, inside) = (request.protocol, request.inside);
         if let Some(end) = end {
-            if let Err(why) = self.external_free(protocol, end, inside) {
+            if let Err(why) = self.external_free(protocol, end, Some(id)) {
                 return self.reject_grant(id, why, now);
             }
             self.claim(id, end);
@@ -397,10 +397,10 @@ impl Engine {
         }
     }
 
-    /// Gives the port back to its worker unless another pinhole lives on it, then forgets.
+    /// Gives the port back to its worker, then forgets.
     fn release(&mut self, id: PinholeId) {
         match self.lease(id) {
-            Ok(Some((worker, lease))) if !self.shared(id) => {
+            Ok(Some((worker, lease))) => {
                 let token = self.tell(id, worker, Command::Release(lease));
                 self.set(id, Stage::Releasing(token));
             }
@@ -446,22 +446,10 @@ impl Engine {
         if before == Some(end) {
             return;
         }
-        if let Some(before) = before
-            && let Some(ids) = self.by_external.get_mut(&(protocol, before))
-        {
-            ids.retain(|&other| other != id);
+        if let Some(before) = before {
+            self.by_external.remove(&(protocol, before));
         }
-        self.by_external.entry((protocol, end)).or_default().push(id);
-    }
-
-    /// Whether another pinhole that stays has the same external end.
-    fn shared(&self, id: PinholeId) -> bool {
-        let Some(entry) = self.entries.get(&id) else { return false };
-        let Some(end) = known_end(&entry.pinhole) else { return false };
-        let holders = self.by_external.get(&(entry.pinhole.request.protocol, end)).into_iter().flatten();
-        holders.filter_map(|other| self.entries.get(other)).any(|other| {
-            other.pinhole.id != id && !matches!(other.stage, Stage::Releasing(_) | Stage::Parked)
-        })
+        self.by_external.insert((protocol, end), id);
     }
 
     /// The worker of the inside host; `None` without dataplane.
@@ -497,7 +485,7 @@ impl Engine {
             return Ok(None);
         };
         let end = known_end(pinhole);
-        let (address, port) = (end.map(|end| end.address), end.map(|end| end.port));
-        Ok(Some(self.realm.admit(&external.pool, address, port, pinhole.request.protocol)?.id))
+        let address = end.map(|end| end.address).or(external.address);
+        Ok(Some(self.realm.admit(&external.pool, address)?.id))
     }
 }
