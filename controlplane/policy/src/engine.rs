@@ -105,7 +105,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An engine without pinholes whose first id is `first_id` (1 where there is no journal).
+    /// An engine without pinholes whose first id is `first_id`: 1, or one above the highest that was ever noted.
     #[must_use]
     pub fn new(limits: Limits, first_id: u64) -> Self {
         Self {
@@ -255,12 +255,6 @@ impl Engine {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
-    }
-
-    /// The id the next pinhole will have, to be kept with the journal so that none is used twice.
-    #[must_use]
-    pub fn next_id(&self) -> u64 {
-        self.next_id
     }
 
     fn check(&self, request: &Request) -> Result<(), Refusal> {
