@@ -49,9 +49,13 @@ pub enum Addressee {
     Nobody,
 }
 
-/// Tries to attach until it succeeds, then hands the attachment over and ends.
-pub async fn connect(path: PathBuf, attached: mpsc::Sender<Attachment>) {
+/// Tries to attach until it succeeds, then hands the attachment over and ends. `put_out`: the last attachment
+/// ended with a complaint about us, which haste does not cure.
+pub async fn connect(path: PathBuf, put_out: bool, attached: mpsc::Sender<Attachment>) {
     let mut told = String::new();
+    if put_out {
+        tokio::time::sleep(PATIENCE).await;
+    }
     loop {
         let socket = path.clone();
         // It waits for the dataplane's main thread, which looks about ten times a second.

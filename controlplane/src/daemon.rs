@@ -20,6 +20,7 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
+use turnpike_abi::attach::AttachResult;
 use turnpike_abi::command::{Kind, Slot};
 use turnpike_abi::event::NeighbourNeeded;
 use turnpike_abi::{Address, WorkerId};
@@ -127,7 +128,7 @@ impl Daemon {
         let mut hangup = signal(SignalKind::hangup())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        self.connect();
+        self.connect(false);
         let mut poll = Instant::now();
         let mut second = Instant::now();
         loop {
@@ -178,9 +179,9 @@ impl Daemon {
         }
     }
 
-    fn connect(&self) {
+    fn connect(&self, put_out: bool) {
         let path = self.running.config.dataplane.socket.clone();
-        tokio::spawn(crate::attach::connect(path, self.attaching.clone()));
+        tokio::spawn(crate::attach::connect(path, put_out, self.attaching.clone()));
     }
 
     fn attach(&mut self, attachment: Attachment) {
@@ -188,7 +189,7 @@ impl Daemon {
             Ok(dataplane) => dataplane,
             Err(error) => {
                 tracing::error!(%error, "the attachment cannot be watched: trying again");
-                return self.connect();
+                return self.connect(true);
             }
         };
         let identity = *dataplane.identity();
@@ -236,12 +237,13 @@ impl Daemon {
     }
 
     fn detach(&mut self, error: &AttachError) {
-        let violated = matches!(error, AttachError::Protocol(_) | AttachError::Socket(_));
         tracing::warn!("detached: {error}");
-        self.end_attachment(violated);
+        let violated = matches!(error, AttachError::Protocol(_) | AttachError::Socket(_));
+        let leaves = matches!(error, AttachError::Closed | AttachError::Detached(AttachResult::STOPPING));
+        self.end_attachment(violated, !leaves);
     }
 
-    pub(crate) fn end_attachment(&mut self, violated: bool) {
+    fn end_attachment(&mut self, violated: bool, put_out: bool) {
         self.dataplane = None;
         self.attached_ms = None;
         self.board.change(|facts| {
@@ -255,7 +257,7 @@ impl Daemon {
             answer(reply, encode_error(&unreachable()));
         }
         self.finish_reload_alone();
-        self.connect();
+        self.connect(put_out);
     }
 
     /// Rings, tables that are due, lifetimes.
@@ -318,7 +320,7 @@ impl Daemon {
         self.events = events;
         if let Err(error) = result {
             tracing::error!("detached: {error}");
-            self.end_attachment(true);
+            self.end_attachment(true, true);
         }
         self.carry_out();
     }

@@ -38,6 +38,7 @@ use journal::{Contents, Journal};
 use options::Options;
 use running::Running;
 use sd_notify::NotifyState;
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
@@ -87,7 +88,7 @@ fn log(filter: &str) -> Result<(), tracing_subscriber::filter::ParseError> {
     if systemd {
         subscriber.json().flatten_event(true).init();
     } else {
-        subscriber.with_target(false).init();
+        subscriber.with_target(false).with_ansi(std::io::stderr().is_terminal()).init();
     }
     Ok(())
 }

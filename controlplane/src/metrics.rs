@@ -21,14 +21,14 @@ use std::time::Instant;
 
 /// Collects every family at scrape time.
 #[derive(Debug)]
-struct Box {
+struct Exporter {
     board: Board,
     descriptions: Vec<Desc>,
     /// Keeps the last whole copy of each page.
     last: Mutex<Reading>,
 }
 
-impl Box {
+impl Exporter {
     fn new(board: Board) -> prometheus::Result<Self> {
         let empty = families::all(&Reading::default(), &board.copy(), 0.0);
         let descriptions = empty.iter().map(describe).collect::<prometheus::Result<_>>()?;
@@ -41,7 +41,7 @@ fn describe(family: &Family) -> prometheus::Result<Desc> {
     Desc::new(family.name.to_owned(), family.help.to_owned(), labels, std::collections::HashMap::new())
 }
 
-impl Collector for Box {
+impl Collector for Exporter {
     fn desc(&self) -> Vec<&Desc> {
         self.descriptions.iter().collect()
     }
@@ -122,7 +122,7 @@ fn proto_family(family: Family) -> Option<MetricFamily> {
 /// If two families contradict each other: a defect.
 pub fn router(board: Board) -> prometheus::Result<Router> {
     let registry = Registry::new();
-    registry.register(std::boxed::Box::new(Box::new(board.clone())?))?;
+    registry.register(Box::new(Exporter::new(board.clone())?))?;
     let metrics = Router::new().route("/metrics", get(metrics)).with_state(Arc::new(registry));
     let health = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))

@@ -288,3 +288,6 @@ fn is_loopback(prefix: Prefix) -> bool {
 fn is_link_local(prefix: Prefix) -> bool {
     prefix.length >= 10 && prefix.address.0[0] == 0xfe && prefix.address.0[1] & 0xc0 == 0x80
 }
+
+#[cfg(test)]
+mod tests;

@@ -205,6 +205,10 @@ pub fn route(message: &RouteMessage) -> Option<Route> {
         LOCAL => Table::Local,
         _ => return None,
     };
+    // An IPv6 route to mapped addresses would read as one of IPv4.
+    if !v4 && destination.is_v4() {
+        return None;
+    }
     let prefix = Prefix::new(destination, header.destination_prefix_length)?;
     Some(Route { key: RouteKey { prefix, table, metric }, action, hops })
 }

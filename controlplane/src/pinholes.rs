@@ -268,12 +268,11 @@ fn error_of(refusal: &Refusal) -> ErrorBody {
         | Refusal::Remote { .. }
         | Refusal::NotTranslated(_)
         | Refusal::NotInPool { .. }
-        | Refusal::PortOutOfRange { .. }
         | Refusal::Lifetime { .. } => ErrorCode::BadRequest,
         Refusal::NoSuchPool { .. } | Refusal::NotFound(_) => ErrorCode::NotFound,
         Refusal::Duplicate(_)
         | Refusal::ExternalTaken { .. }
-        | Refusal::MappedElsewhere { .. }
+        | Refusal::InsideTaken { .. }
         | Refusal::Worker(AckResult::PORT_TAKEN | AckResult::CONFLICT | AckResult::MAPPED_ELSEWHERE) => {
             ErrorCode::Conflict
         }

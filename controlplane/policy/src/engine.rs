@@ -93,8 +93,8 @@ pub struct Engine {
     /// Workers of the attached dataplane.
     pub(crate) workers: Option<u8>,
     pub(crate) entries: HashMap<PinholeId, Entry>,
-    pub(crate) by_inside: HashMap<(Protocol, Endpoint), Vec<PinholeId>>,
-    pub(crate) by_external: HashMap<(Protocol, Grant), Vec<PinholeId>>,
+    pub(crate) by_inside: HashMap<(Protocol, Endpoint), PinholeId>,
+    pub(crate) by_external: HashMap<(Protocol, Grant), PinholeId>,
     pub(crate) by_owner: HashMap<Owner, usize>,
     pub(crate) due: BTreeSet<(Time, PinholeId)>,
     pub(crate) tickets: HashMap<Ticket, PinholeId>,
@@ -105,7 +105,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An engine without pinholes whose first id is `first_id` (1 where there is no journal).
+    /// An engine without pinholes whose first id is `first_id`: 1, or one above the highest that was ever noted.
     #[must_use]
     pub fn new(limits: Limits, first_id: u64) -> Self {
         Self {
@@ -128,8 +128,8 @@ impl Engine {
     /// Takes back a pinhole from the journal. For use before [`Engine::attached`].
     ///
     /// # Errors
-    /// [`Refusal::Duplicate`] if the id is known, [`Refusal::ExternalTaken`] if another granted pinhole has
-    /// its external end: the journal contradicts itself.
+    /// [`Refusal::Duplicate`] if the id is known, [`Refusal::ExternalTaken`] or [`Refusal::InsideTaken`] if
+    /// another pinhole has one of its ends: the journal contradicts itself.
     pub fn restore(&mut self, record: Record) -> Result<(), Refusal> {
         let Record { pinhole, phase } = record;
         let id = pinhole.id;
@@ -137,7 +137,11 @@ impl Engine {
             return Err(Refusal::Duplicate(id));
         }
         if let Some(end) = known_end(&pinhole) {
-            self.external_free(pinhole.request.protocol, end, pinhole.request.inside)?;
+            self.external_free(pinhole.request.protocol, end, None)?;
+        }
+        let Request { protocol, inside, .. } = pinhole.request;
+        if let Some(&holder) = self.by_inside.get(&(protocol, inside)) {
+            return Err(Refusal::InsideTaken { protocol, inside, external: known_end(&pinhole), holder });
         }
         self.next_id = self.next_id.max(id.0.saturating_add(1));
         let stage = if phase == Phase::Granted { Stage::Waiting } else { Stage::Parked };
@@ -253,12 +257,6 @@ impl Engine {
         self.entries.is_empty()
     }
 
-    /// The id the next pinhole will have, to be kept with the journal so that none is used twice.
-    #[must_use]
-    pub fn next_id(&self) -> u64 {
-        self.next_id
-    }
-
     fn check(&self, request: &Request) -> Result<(), Refusal> {
         let owner = request.owner.0.len();
         if owner == 0 || owner > OWNER_BYTES {
@@ -277,11 +275,11 @@ impl Engine {
         {
             return Err(Refusal::Lifetime { asked, most: self.limits.lifetime });
         }
-        if let Some(External { pool, address: external, port }) = &request.external {
+        if let Some(External { pool, address: external, .. }) = &request.external {
             if address.is_ipv6() {
                 return Err(Refusal::NotTranslated(address));
             }
-            self.realm.admit(pool, *external, *port, request.protocol)?;
+            self.realm.admit(pool, *external)?;
         }
         Ok(())
     }
@@ -323,66 +321,54 @@ impl Engine {
             .ok_or_else(|| Refusal::NoSuchPool { pool: pool.to_owned(), known: Vec::new() })
     }
 
-    /// What stands beside what: an external end belongs to one inside end, an inside end has one external end
-    /// (endpoint-independent mapping), and several pinholes may differ in who may use them.
+    /// What stands beside what: an external end belongs to one inside end, and an inside end has one pinhole
+    /// (with endpoint-independent mapping its second one could only have the same external end, and a binding
+    /// in the worker has one filter).
     fn conflicts(&self, request: &Request) -> Result<(), Refusal> {
-        let asked = request.external.as_ref().and_then(full);
-        if let Some(end) = asked {
-            self.external_free(request.protocol, end, request.inside)?;
+        if let Some(end) = request.external.as_ref().and_then(full) {
+            self.external_free(request.protocol, end, None)?;
         }
-        let beside = self.by_inside.get(&(request.protocol, request.inside)).into_iter().flatten();
-        for (id, other) in beside.filter_map(|id| Some((*id, self.entries.get(id)?))) {
-            let theirs = &other.pinhole.request;
-            let end = known_end(&other.pinhole);
-            let fits = match (&request.external, &theirs.external) {
-                (None, None) => true,
-                (Some(mine), Some(theirs)) => {
-                    mine.pool == theirs.pool
-                        && end.is_none_or(|end| {
-                            mine.address.is_none_or(|address| address == end.address)
-                                && mine.port.is_none_or(|port| port == end.port)
-                        })
-                }
-                _ => false,
-            };
-            if !fits {
-                return Err(Refusal::MappedElsewhere {
-                    protocol: request.protocol,
-                    inside: request.inside,
-                    external: end,
-                    holder: id,
-                });
+        let Some(&holder) = self.by_inside.get(&(request.protocol, request.inside)) else { return Ok(()) };
+        let Some(other) = self.entries.get(&holder) else { return Ok(()) };
+        let theirs = &other.pinhole.request;
+        let same = theirs.external.as_ref().map(|external| &external.pool)
+            == request.external.as_ref().map(|external| &external.pool)
+            && theirs.remote == request.remote
+            && other.state() != State::Closing;
+        Err(if same {
+            Refusal::Duplicate(holder)
+        } else {
+            Refusal::InsideTaken {
+                protocol: request.protocol,
+                inside: request.inside,
+                external: known_end(&other.pinhole),
+                holder,
             }
-            if theirs.remote == request.remote && other.state() != State::Closing {
-                return Err(Refusal::Duplicate(id));
-            }
-        }
-        Ok(())
+        })
     }
 
-    /// Whether `inside` may have the external `end`.
+    /// Whether the external `end` is free, or belongs to `id` already.
     pub(crate) fn external_free(
         &self,
         protocol: Protocol,
         end: Grant,
-        inside: Endpoint,
+        id: Option<PinholeId>,
     ) -> Result<(), Refusal> {
-        let holders = self.by_external.get(&(protocol, end)).into_iter().flatten();
-        for id in holders {
-            if self.entries.get(id).is_some_and(|entry| entry.pinhole.request.inside != inside) {
-                return Err(Refusal::ExternalTaken { protocol, external: end, holder: *id });
+        match self.by_external.get(&(protocol, end)) {
+            Some(&holder) if Some(holder) != id => {
+                Err(Refusal::ExternalTaken { protocol, external: end, holder })
             }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn insert(&mut self, entry: Entry) {
         let Pinhole { id, request, expires, .. } = &entry.pinhole;
         let id = *id;
-        self.by_inside.entry((request.protocol, request.inside)).or_default().push(id);
+        self.by_inside.insert((request.protocol, request.inside), id);
         *self.by_owner.entry(request.owner.clone()).or_default() += 1;
         if let Some(end) = known_end(&entry.pinhole) {
-            self.by_external.entry((request.protocol, end)).or_default().push(id);
+            self.by_external.insert((request.protocol, end), id);
         }
         if let Some(expires) = expires {
             self.due.insert((*expires, id));
@@ -394,9 +380,9 @@ impl Engine {
     pub(crate) fn take(&mut self, id: PinholeId) -> Option<Entry> {
         let entry = self.entries.remove(&id)?;
         let request = &entry.pinhole.request;
-        unlist(&mut self.by_inside, &(request.protocol, request.inside), id);
+        self.by_inside.remove(&(request.protocol, request.inside));
         if let Some(end) = known_end(&entry.pinhole) {
-            unlist(&mut self.by_external, &(request.protocol, end), id);
+            self.by_external.remove(&(request.protocol, end));
         }
         if let Some(count) = self.by_owner.get_mut(&request.owner) {
             *count -= 1;
@@ -448,15 +434,6 @@ pub(crate) fn known_end(pinhole: &Pinhole) -> Option<Grant> {
 
 fn full(external: &External) -> Option<Grant> {
     Some(Grant { address: external.address?, port: external.port? })
-}
-
-fn unlist<K: Eq + std::hash::Hash>(index: &mut HashMap<K, Vec<PinholeId>>, key: &K, id: PinholeId) {
-    if let Some(ids) = index.get_mut(key) {
-        ids.retain(|&other| other != id);
-        if ids.is_empty() {
-            index.remove(key);
-        }
-    }
 }
 
 fn is_host(address: IpAddr) -> bool {

@@ -1,6 +1,6 @@
 //! The pools that pinholes are translated through, as the configuration in force has them.
 
-use crate::{Protocol, Refusal};
+use crate::Refusal;
 use std::net::Ipv4Addr;
 use turnpike_abi::PoolId;
 
@@ -13,7 +13,7 @@ pub struct Pool {
     pub id: PoolId,
     /// Its addresses, first to last each.
     pub ranges: Vec<(Ipv4Addr, Ipv4Addr)>,
-    /// Lowest and highest external port.
+    /// Lowest and highest external port given out without being asked for.
     pub ports: (u16, u16),
 }
 
@@ -62,27 +62,21 @@ impl Realm {
         self.pools.iter().find(|pool| pool.name == name)
     }
 
-    /// The pool of that name, if it has this end.
+    /// The pool of that name, if it has that address. Ports outside its range may be had by name: it is how
+    /// a server gets port 80.
     ///
     /// # Errors
-    /// Says what of it is not in the pool.
-    pub fn admit(
-        &self,
-        name: &str,
-        address: Option<Ipv4Addr>,
-        port: Option<u16>,
-        protocol: Protocol,
-    ) -> Result<&Pool, Refusal> {
+    /// Says what is not there.
+    pub fn admit(&self, name: &str, address: Option<Ipv4Addr>) -> Result<&Pool, Refusal> {
         let pool = self.pool(name).ok_or_else(|| Refusal::NoSuchPool {
             pool: name.to_owned(),
             known: self.pools.iter().map(|pool| pool.name.clone()).collect(),
         })?;
-        if let Some(address) = address.filter(|&address| !pool.contains(address)) {
-            return Err(Refusal::NotInPool { pool: name.to_owned(), address });
+        match address {
+            Some(address) if !pool.contains(address) => {
+                Err(Refusal::NotInPool { pool: name.to_owned(), address })
+            }
+            _ => Ok(pool),
         }
-        if let Some(port) = port.filter(|port| !(pool.ports.0..=pool.ports.1).contains(port)) {
-            return Err(Refusal::PortOutOfRange { pool: name.to_owned(), protocol, port, range: pool.ports });
-        }
-        Ok(pool)
     }
 }

@@ -50,18 +50,6 @@ pub enum Refusal {
         /// The address.
         address: Ipv4Addr,
     },
-    /// Not a port of the pool.
-    #[error("{protocol} port {port} is not one of pool {pool:?}, which has {}-{}", range.0, range.1)]
-    PortOutOfRange {
-        /// The pool.
-        pool: String,
-        /// The protocol.
-        protocol: Protocol,
-        /// The port.
-        port: u16,
-        /// The pool's ports.
-        range: (u16, u16),
-    },
     /// A lifetime of nothing or beyond the limit.
     #[error("lifetime of {asked} ms; 1 to {most} are allowed")]
     Lifetime {
@@ -83,16 +71,16 @@ pub enum Refusal {
         /// Who has it.
         holder: PinholeId,
     },
-    /// The inside end has another external end.
-    #[error("inside {protocol} {inside} is already mapped {} by pinhole {holder}", at(*.external))]
-    MappedElsewhere {
+    /// The inside end has a pinhole that differs.
+    #[error("inside {protocol} {inside} already has pinhole {holder}{}: remove that first", at(*.external))]
+    InsideTaken {
         /// The protocol.
         protocol: Protocol,
         /// The inside end.
         inside: Endpoint,
-        /// Its external end, if it is known yet.
+        /// Its external end, if it has one and it is known yet.
         external: Option<Grant>,
-        /// The pinhole that mapped it.
+        /// The pinhole.
         holder: PinholeId,
     },
     /// The owner has as many as it may have.
@@ -121,7 +109,7 @@ pub enum Refusal {
 }
 
 fn at(external: Option<Grant>) -> String {
-    external.map_or_else(|| "or filtered otherwise".to_owned(), |end| format!("to {end}"))
+    external.map_or_else(String::new, |end| format!(" at {end}"))
 }
 
 /// Why a pinhole ended.

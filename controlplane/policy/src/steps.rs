@@ -53,7 +53,7 @@ pub(crate) struct Entry {
     ended: bool,
     /// The worker had its id with other content once since it was last started.
     replaced: bool,
-    /// The configuration changed while a command was under way.
+    /// What was installed was so by another configuration, or in another dataplane.
     stale: bool,
 }
 
@@ -125,11 +125,9 @@ impl Engine {
                     entry.stage = Stage::Parked;
                     self.tell_end(id);
                 }
-                Stage::Noting(_)
-                | Stage::Waiting
-                | Stage::Confirming(_)
-                | Stage::Parting(_)
-                | Stage::Parked => {}
+                // The next dataplane may be there before the note is on disk.
+                Stage::Confirming(_) => entry.stale = true,
+                Stage::Noting(_) | Stage::Waiting | Stage::Parting(_) | Stage::Parked => {}
             }
         }
     }
@@ -188,15 +186,13 @@ impl Engine {
         match entry.stage {
             Stage::Leasing(_) if ok => self.send_add(id, now),
             Stage::Leasing(_) => self.fail(id, refused(ack.result), now),
+            // It was sent under the pool numbers of another configuration: taken back, and sent again.
+            Stage::Adding(_) if entry.stale && !entry.answered => self.take_back(id),
             Stage::Adding(_) if ok => self.installed(id, ack, now),
             // What the worker has under this id is from before a reload or a restart.
             Stage::Adding(_) if ack.result == AckResult::CONFLICT && entry.answered && !entry.replaced => {
                 entry.replaced = true;
-                let command = Command::Remove(PinholeRemove { id: id.0 });
-                if let Some(worker) = self.owner(id) {
-                    let token = self.tell(id, worker, command);
-                    self.set(id, Stage::Replacing(token));
-                }
+                self.take_back(id);
             }
             Stage::Adding(_) => self.fail(id, refused(ack.result), now),
             Stage::Replacing(_) => self.begin(id, now),
@@ -206,6 +202,14 @@ impl Engine {
             }
             Stage::Releasing(_) => self.forget(id),
             _ => {}
+        }
+    }
+
+    /// Has the inside host's worker forget the pinhole, to begin again.
+    fn take_back(&mut self, id: PinholeId) {
+        if let Some(worker) = self.owner(id) {
+            let token = self.tell(id, worker, Command::Remove(PinholeRemove { id: id.0 }));
+            self.set(id, Stage::Replacing(token));
         }
     }
 
@@ -273,13 +277,17 @@ impl Engine {
             reserved: [0; 4],
         };
         let token = self.tell(id, worker, Command::Add(body));
-        self.set(id, Stage::Adding(token));
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.stage = Stage::Adding(token);
+            entry.stale = false;
+        }
     }
 
     /// The worker has the pinhole.
     fn installed(&mut self, id: PinholeId, ack: Ack, now: Time) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         let request = &entry.pinhole.request;
+        let protocol = request.protocol;
         let end = match (&request.external, ack.external.to_v4()) {
             (None, _) => None,
             (Some(_), Some(address)) if ack.external_port != 0 => {
@@ -291,9 +299,8 @@ impl Engine {
         if entry.answered && entry.pinhole.granted == end {
             return self.activate(id, now);
         }
-        let (protocol, inside) = (request.protocol, request.inside);
         if let Some(end) = end {
-            if let Err(why) = self.external_free(protocol, end, inside) {
+            if let Err(why) = self.external_free(protocol, end, Some(id)) {
                 return self.reject_grant(id, why, now);
             }
             self.claim(id, end);
@@ -397,10 +404,10 @@ impl Engine {
         }
     }
 
-    /// Gives the port back to its worker unless another pinhole lives on it, then forgets.
+    /// Gives the port back to its worker, then forgets.
     fn release(&mut self, id: PinholeId) {
         match self.lease(id) {
-            Ok(Some((worker, lease))) if !self.shared(id) => {
+            Ok(Some((worker, lease))) => {
                 let token = self.tell(id, worker, Command::Release(lease));
                 self.set(id, Stage::Releasing(token));
             }
@@ -446,22 +453,10 @@ impl Engine {
         if before == Some(end) {
             return;
         }
-        if let Some(before) = before
-            && let Some(ids) = self.by_external.get_mut(&(protocol, before))
-        {
-            ids.retain(|&other| other != id);
+        if let Some(before) = before {
+            self.by_external.remove(&(protocol, before));
         }
-        self.by_external.entry((protocol, end)).or_default().push(id);
-    }
-
-    /// Whether another pinhole that stays has the same external end.
-    fn shared(&self, id: PinholeId) -> bool {
-        let Some(entry) = self.entries.get(&id) else { return false };
-        let Some(end) = known_end(&entry.pinhole) else { return false };
-        let holders = self.by_external.get(&(entry.pinhole.request.protocol, end)).into_iter().flatten();
-        holders.filter_map(|other| self.entries.get(other)).any(|other| {
-            other.pinhole.id != id && !matches!(other.stage, Stage::Releasing(_) | Stage::Parked)
-        })
+        self.by_external.insert((protocol, end), id);
     }
 
     /// The worker of the inside host; `None` without dataplane.
@@ -475,9 +470,17 @@ impl Engine {
     fn lease(&self, id: PinholeId) -> Result<Option<(WorkerId, PortLease)>, Refusal> {
         let (Some(entry), Some(workers)) = (self.entries.get(&id), self.workers) else { return Ok(None) };
         let pinhole = &entry.pinhole;
-        let (Some(pool), Some(end)) = (self.pool_of(pinhole)?, known_end(pinhole)) else { return Ok(None) };
         let inside = Address::from(pinhole.request.inside.address);
         let owner = steering::owner_of_inside(inside, workers);
+        let (pool, Some(end)) = (self.pool_of(pinhole)?, known_end(pinhole)) else {
+            let port = pinhole.request.external.as_ref().and_then(|external| external.port);
+            // The port was the inside host's worker's own when it was asked for; another dataplane came since.
+            return match port.filter(|&port| steering::owner_of_port(port, workers) != owner) {
+                Some(_) => Err(Refusal::Detached),
+                None => Ok(None),
+            };
+        };
+        let Some(pool) = pool else { return Ok(None) };
         let lessor = steering::owner_of_port(end.port, workers);
         let lease = PortLease {
             external: end.address.into(),
@@ -497,7 +500,7 @@ impl Engine {
             return Ok(None);
         };
         let end = known_end(pinhole);
-        let (address, port) = (end.map(|end| end.address), end.map(|end| end.port));
-        Ok(Some(self.realm.admit(&external.pool, address, port, pinhole.request.protocol)?.id))
+        let address = end.map(|end| end.address).or(external.address);
+        Ok(Some(self.realm.admit(&external.pool, address)?.id))
     }
 }

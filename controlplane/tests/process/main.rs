@@ -1,0 +1,5 @@
+//! The daemon as a process, against a dataplane without packets.
+
+mod daemon;
+mod kernel;
+mod support;
