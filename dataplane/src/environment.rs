@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 use turnpike_config::Config;
 
-/// EAL arguments for a configuration. `available` are the cores this process may use.
+/// EAL's arguments for a configuration. `available` are the cores this process may use.
 pub fn eal_arguments(config: &Config, available: &BTreeSet<usize>) -> Vec<String> {
     let dataplane = &config.dataplane;
+    let cores: Vec<String> =
+        main_cores(&dataplane.cores, available).iter().map(ToString::to_string).collect();
     let mut arguments = vec![
-        format!("--lcores=0@({})", main_cores(&dataplane.cores, available)),
+        format!("--lcores=0@({})", cores.join(",")),
         "-m".to_owned(),
         dataplane.memory.mib().to_string(),
         // DPDK's own directory in RUNTIME_DIRECTORY; nothing of value is kept there.
@@ -38,16 +40,10 @@ pub fn eal_arguments(config: &Config, available: &BTreeSet<usize>) -> Vec<String
 
 /// The cores of the main thread and of DPDK's own threads: those without a worker, or all if every core has one.
 /// DPDK knows of no other threads: the workers are ours.
-fn main_cores(workers: &[u16], available: &BTreeSet<usize>) -> String {
-    let free: Vec<String> = available
-        .iter()
-        .filter(|&&core| workers.iter().all(|&worker| usize::from(worker) != core))
-        .map(ToString::to_string)
-        .collect();
-    if free.is_empty() {
-        return available.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-    }
-    free.join(",")
+pub fn main_cores(workers: &[u16], available: &BTreeSet<usize>) -> BTreeSet<usize> {
+    let workers: BTreeSet<usize> = workers.iter().map(|&core| usize::from(core)).collect();
+    let free: BTreeSet<usize> = available.difference(&workers).copied().collect();
+    if free.is_empty() { available.clone() } else { free }
 }
 
 /// Whether a device string names a PCI device: `0000:03:00.0`, domain optional, with or without arguments.
@@ -86,7 +82,7 @@ mod tests {
     #[test]
     fn dpdk_s_own_threads_stay_off_the_workers_cores() {
         let all = BTreeSet::from([0, 1, 2, 5]);
-        assert_eq!(main_cores(&[1, 2], &all), "0,5");
-        assert_eq!(main_cores(&[0, 1, 2, 5], &all), "0,1,2,5");
+        assert_eq!(main_cores(&[1, 2], &all), BTreeSet::from([0, 5]));
+        assert_eq!(main_cores(&[0, 1, 2, 5], &all), all);
     }
 }

@@ -11,6 +11,8 @@ use turnpike_config::{Config, Side};
 pub struct Started {
     /// By [`PortId`].
     pub handles: Vec<PortHandle>,
+    /// Station addresses, by [`PortId`].
+    pub macs: Vec<[u8; 6]>,
     /// By worker, then by [`PortId`].
     pub queues: Vec<Vec<(RxQueue, TxQueue)>>,
 }
@@ -31,7 +33,8 @@ pub fn buffer_room(config: &Config) -> usize {
 pub fn start(eal: &Eal, config: &Config, pool: &Mempool) -> Result<Started, Failure> {
     let workers = config.dataplane.cores.len() as u16;
     let descriptors = descriptors(pool.size(), config.ports.len(), config.dataplane.cores.len());
-    let mut started = Started { handles: Vec::new(), queues: (0..workers).map(|_| Vec::new()).collect() };
+    let mut started =
+        Started { handles: Vec::new(), macs: Vec::new(), queues: (0..workers).map(|_| Vec::new()).collect() };
     for (index, port) in config.ports.iter().enumerate() {
         let failed = |error| {
             let hint = hint(&error, &port.device, workers);
@@ -56,12 +59,9 @@ pub fn start(eal: &Eal, config: &Config, pool: &Mempool) -> Result<Started, Fail
         {
             tracing::warn!(port = port.name.as_str(), "IPv6 neighbours may not be heard: {error}");
         }
-        if port.mac.is_some()
-            && let Err(error) = handle.set_promiscuous()
-        {
-            tracing::debug!(port = port.name.as_str(), "{error}");
-        }
-        report(port.name.as_str(), &handle);
+        let mac = station_address(port, &mut handle)?;
+        started.macs.push(mac);
+        report(port.name.as_str(), mac, &handle);
         for ((rx, tx), queues) in rx.into_iter().zip(tx).zip(&mut started.queues) {
             queues.push((rx, tx));
         }
@@ -70,9 +70,31 @@ pub fn start(eal: &Eal, config: &Config, pool: &Mempool) -> Result<Started, Fail
     Ok(started)
 }
 
-fn report(name: &str, handle: &PortHandle) {
+/// The port's station address. A device that cannot be given the configured one has to receive everything: the
+/// engine drops what is for others.
+fn station_address(port: &turnpike_config::Port, handle: &mut PortHandle) -> Result<[u8; 6], Failure> {
+    let failed = |error, hint| Failure::Port { port: port.name.as_str().to_owned(), error, hint };
+    let mac = port.mac.map_or_else(|| handle.mac(), |mac| mac.0);
+    if mac == [0; 6] {
+        let what = "it has no station address".to_owned();
+        let error = Error::Unable { device: port.device.clone(), what };
+        return Err(failed(error, ": give the port one with mac = \"02:...\""));
+    }
+    if port.mac.is_some()
+        && !handle.negotiated().mac_set
+        && let Err(error) = handle.set_promiscuous()
+    {
+        if is_pci(&port.device) {
+            return Err(failed(error, ", nor take the station address of its mac ="));
+        }
+        tracing::debug!(port = port.name.as_str(), "{error}");
+    }
+    Ok(mac)
+}
+
+fn report(name: &str, mac: [u8; 6], handle: &PortHandle) {
     let agreed = handle.negotiated();
-    let [a, b, c, d, e, f] = handle.mac();
+    let [a, b, c, d, e, f] = mac;
     tracing::info!(
         port = name,
         driver = handle.driver(),

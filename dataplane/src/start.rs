@@ -33,13 +33,14 @@ pub fn run(config: &Config) -> Result<(), Failure> {
              device that needs physical addresses"
         );
     }
+    leave_to_workers(&environment::main_cores(&config.dataplane.cores, &available))?;
     let eal = Arc::new(Eal::init(&environment::eal_arguments(config, &available))?);
     let clock = Clock::new(rdtsc(), eal.tsc_hz());
     let pool = packet_pool(&eal, config)?;
     let started = ports::start(&eal, config, &pool)?;
 
     let specs = config.interfaces();
-    let macs: Vec<[u8; 6]> = started.handles.iter().map(dpdk::PortHandle::mac).collect();
+    let macs = started.macs;
     let mac = |spec: &InterfaceSpec| macs.get(spec.port.index()).copied().unwrap_or_default();
     let interfaces: Vec<Interface> = specs
         .iter()
@@ -91,6 +92,13 @@ fn check_cores(cores: &[u16], available: &BTreeSet<usize>) -> Result<(), Failure
         }
         None => Ok(()),
     }
+}
+
+/// Moves this thread to `cores`. DPDK starts its own threads where it finds it: not on a worker's core.
+fn leave_to_workers(cores: &BTreeSet<usize>) -> Result<(), Failure> {
+    let mut set = rustix::thread::CpuSet::new();
+    cores.iter().for_each(|&core| set.set(core));
+    rustix::thread::sched_setaffinity(None, &set).doing(|| "cannot leave the workers' cores".to_owned())
 }
 
 /// A stream that becomes readable with the first signal to stop.

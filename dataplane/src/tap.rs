@@ -45,13 +45,14 @@ impl Twin {
             .enable(false)
             .build_sync()
             .doing(doing("be made (does another process have it, or is the name another device's?)"))?;
-        device.persist().doing(doing("be made to stay"))?;
         device.set_nonblocking(true).doing(doing("be made not to wait"))?;
         device.set_mac_address(mac).doing(doing("take the port's station address"))?;
         device.set_mtu(spec.mtu).doing(doing("take the MTU"))?;
         settle(&name);
         device.enabled(true).doing(doing("be brought up"))?;
         let index = device.if_index().doing(doing("be found"))?;
+        // Last: what fails before this leaves nothing behind.
+        device.persist().doing(doing("be made to stay"))?;
         Ok(Self { device, name, index, interface: spec.id })
     }
 

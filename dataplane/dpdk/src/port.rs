@@ -25,7 +25,7 @@ pub struct PortConfig {
     pub tx_descriptors: u16,
     /// Bytes of the largest IP packet.
     pub mtu: u16,
-    /// Station address to set; `None` keeps the device's.
+    /// Station address to set, if the device can; `None` keeps the device's.
     pub mac: Option<[u8; 6]>,
     /// Let the device free sent packets without a look at their pool, if it can and there is one pool.
     pub fast_free: bool,
@@ -81,6 +81,8 @@ pub struct Negotiated {
     pub steered: bool,
     /// The MTU was set on the device itself; `false` where its driver cannot.
     pub mtu_set: bool,
+    /// [`PortConfig::mac`] was set on the device; `false` where there was none or its driver cannot.
+    pub mac_set: bool,
 }
 
 /// Link state.
@@ -205,7 +207,10 @@ impl Shared {
             let mut address = rte_ether_addr { addr_bytes: mac };
             // SAFETY: the port is ours; the address is copied.
             let code = unsafe { dpdk_sys::rte_eth_dev_default_mac_addr_set(id, &raw mut address) };
-            self.check("take the station address", code)?;
+            if code != -Errno::NOT_SUPPORTED.0 {
+                self.check("take the station address", code)?;
+                self.negotiated.mac_set = true;
+            }
         }
         // SAFETY: the port is ours and stopped, which every driver accepts for this.
         let code = unsafe { dpdk_sys::rte_eth_dev_set_mtu(id, config.mtu) };
@@ -518,6 +523,7 @@ fn negotiate(
             && usize::from(info.reta_size) >= STEERING_ENTRIES
             && usize::from(info.reta_size) % STEERING_ENTRIES == 0,
         mtu_set: false,
+        mac_set: false,
     })
 }
 
