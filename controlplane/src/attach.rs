@@ -12,7 +12,8 @@ use tokio::net::UnixDatagram;
 use tokio::sync::mpsc;
 use turnpike_abi::WorkerId;
 use turnpike_abi::attach::AttachResult;
-use turnpike_abi::command::{Kind, Slot, Walk};
+use turnpike_abi::command::{Kind, NeighboursReset, Slot, Walk};
+use turnpike_abi::layout::MAGIC;
 use turnpike_abi::stats::{Identity, InterfaceInfo};
 use turnpike_abi::table::TableKind;
 use turnpike_client::{AttachError, Attachment, LinkError, Notice, SealedTable, StatisticsView, TableError};
@@ -238,7 +239,7 @@ fn send(attachment: &mut Attachment, worker: WorkerId, order: &Order) -> Result<
             .command(worker, Kind::NEIGHBOUR_CLEAR, body)
             .map(|sequence| (sequence, Addressee::Nobody)),
         Order::NeighboursReset => attachment
-            .command(worker, Kind::NEIGHBOURS_RESET, &[0u8; 0])
+            .command(worker, Kind::NEIGHBOURS_RESET, &NeighboursReset { magic: MAGIC })
             .map(|sequence| (sequence, Addressee::Nobody)),
         Order::Walk(number, body) => {
             attachment.command(worker, Kind::WALK, body).map(|sequence| (sequence, Addressee::Walk(*number)))

@@ -78,7 +78,7 @@ impl Kind {
     pub const PORT_RELEASE: Self = Self(6);
     /// [`Walk`].
     pub const WALK: Self = Self(7);
-    /// No body. Every neighbour the worker knows is forgotten: a control plane that attaches starts from nothing.
+    /// [`NeighboursReset`].
     pub const NEIGHBOURS_RESET: Self = Self(8);
 }
 
@@ -106,6 +106,14 @@ pub struct NeighbourClear {
     pub failed: u8,
     /// Zero.
     pub reserved: [u8; 5],
+}
+
+/// Every neighbour the worker knows is forgotten: a control plane that attaches starts from nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct NeighboursReset {
+    /// [`crate::layout::MAGIC`]: what forgets everything is not to be set off by a stray byte.
+    pub magic: u64,
 }
 
 /// Opens a pinhole at the worker that owns `inside`. Translated (IPv4 with a pool): a binding that stays

@@ -109,7 +109,9 @@ macro_rules! hash_of {
 /// places above. Two builds that differ in any of these refuse each other.
 pub const LAYOUT_HASH: u64 = {
     use crate::attach::Message;
-    use crate::command::{Header, NeighbourClear, NeighbourSet, PinholeAdd, PinholeRemove, PortLease, Walk};
+    use crate::command::{
+        Header, NeighbourClear, NeighbourSet, NeighboursReset, PinholeAdd, PinholeRemove, PortLease, Walk,
+    };
     use crate::event::{Ack, BindingRow, FlowRow, NeighbourNeeded, Tuple, WalkEnd};
     use crate::table::{
         AddressRecord, FirewallRuleRecord, InterfaceRecord, NatRuleRecord, PoolRangeRecord, PoolRecord,
@@ -124,6 +126,7 @@ pub const LAYOUT_HASH: u64 = {
         Slot { header, body }
         NeighbourSet { address, interface, mac }
         NeighbourClear { address, interface, failed }
+        NeighboursReset { magic }
         PinholeAdd { id, inside, external, remote, inside_port, external_port, remote_port_first, remote_port_last, pool, protocol, flags }
         PinholeRemove { id }
         PortLease { external, external_port, pool, protocol, owner }

@@ -8,10 +8,12 @@ use crate::policy::has_ports;
 use crate::sessions::timeout_ms;
 use crate::{Buffer, Time, Violation};
 use turnpike_abi::command::{
-    Kind, NeighbourClear, NeighbourSet, PinholeAdd, PinholeRemove, PortLease, Slot, Walk, WalkTable,
+    Kind, NeighbourClear, NeighbourSet, NeighboursReset, PinholeAdd, PinholeRemove, PortLease, Slot, Walk,
+    WalkTable,
 };
 use turnpike_abi::counters::{Counter, ProtocolClass};
 use turnpike_abi::event::{Ack, AckResult, BindingRow, FlowRow, Tuple, WalkEnd};
+use turnpike_abi::layout::MAGIC;
 use turnpike_abi::table::SettingsRecord;
 use turnpike_wire::ethernet;
 
@@ -34,6 +36,10 @@ impl<B: Buffer> Worker<B> {
             Kind::NEIGHBOUR_SET => self.neighbour_set(&slot.body(), out)?,
             Kind::NEIGHBOUR_CLEAR => self.neighbour_clear(&slot.body(), out)?,
             Kind::NEIGHBOURS_RESET => {
+                let NeighboursReset { magic } = slot.body();
+                if magic != MAGIC {
+                    return Err(Violation("malformed reset of neighbours"));
+                }
                 self.neighbours.reset();
                 AckResult::OK
             }
