@@ -54,7 +54,7 @@ malformed! {
     Ip6BadPayloadLength = "IPv6 payload length 0 or past the frame",
     /// Extension header cut short.
     Ip6ExtTruncated = "IPv6 extension header cut short",
-    /// Hop-by-Hop not first, or a header stands more often than it may (RFC 8200 4.1).
+    /// Hop-by-Hop not first, or a Routing or Fragment header a second time (RFC 8200 4.1).
     Ip6ExtOrder = "IPv6 extension header out of place or repeated",
     /// More than [`packet::EXTENSION_HEADERS`](crate::packet::EXTENSION_HEADERS) extension headers.
     Ip6ExtLimit = "too many IPv6 extension headers",
