@@ -135,7 +135,7 @@ async fn serve(running: Running) -> Result<(), Failure> {
     })?;
     if let Some(address) = running.config.control.metrics.0 {
         let listen = |source| Failure::Listen { at: address.to_string(), key: "control.metrics", source };
-        let listener = tokio::net::TcpListener::bind(address).await.map_err(listen)?;
+        let listener = metrics::Listener::bind(address).await.map_err(listen)?;
         let router = metrics::router(board.clone())?;
         tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, router).await {

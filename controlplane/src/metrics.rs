@@ -2,6 +2,8 @@
 //! forwarded. A scrape reads the workers' counters in place and stops nobody.
 
 mod families;
+mod family;
+mod listener;
 mod process;
 
 use crate::facts::Board;
@@ -11,7 +13,9 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use families::{Family, Kind, Value};
+pub use listener::Listener;
+
+use family::{Family, Kind, Value};
 use parking_lot::Mutex;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};

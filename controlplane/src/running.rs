@@ -35,7 +35,7 @@ impl Running {
         let hash = format!("{:016x}", config.hash());
         Ok(Self {
             config,
-            path: path.to_owned(),
+            path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
             text,
             hash,
             applied_ms: wall_ms(),

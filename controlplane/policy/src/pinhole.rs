@@ -152,6 +152,10 @@ impl Remote {
     /// As the workers take it; `None` if the length is too large for the family.
     #[must_use]
     pub fn prefix(&self) -> Option<Prefix> {
+        // The inside end's family is the filter's already.
+        if self.length == 0 {
+            return Some(Prefix::ANY);
+        }
         Prefix::new(Address::from(self.address), self.length)
     }
 }

@@ -1,6 +1,7 @@
 //! Every metric of the box: names, help and labels (they are an API: `golden.txt` holds them), and values from
 //! a reading. Every series is there from the start, with 0 where nothing was counted yet.
 
+use super::family::Family;
 use crate::facts::{Apply, Facts, PINHOLE_STATES};
 use crate::reading::Reading;
 use turnpike_abi::counters::{
@@ -9,91 +10,6 @@ use turnpike_abi::counters::{
 };
 use turnpike_abi::stats::{PortStats, text};
 use turnpike_abi::{MAX_ZONES, ZoneId};
-
-/// Type of a family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Only grows.
-    Counter,
-    /// Goes up and down.
-    Gauge,
-    /// Counts by size.
-    Histogram,
-}
-
-/// A series' value.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Value {
-    /// Of a counter or gauge.
-    Number(f64),
-    /// Of a histogram.
-    Histogram {
-        /// Upper bounds and how many fell between them and the one before; the last bound is infinite.
-        buckets: Vec<(f64, u64)>,
-        /// Sum of what was counted.
-        sum: f64,
-    },
-}
-
-/// A metric and its series.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Family {
-    /// Its name.
-    pub name: &'static str,
-    /// What it means.
-    pub help: &'static str,
-    /// Its type.
-    pub kind: Kind,
-    /// Names of its labels.
-    pub labels: &'static [&'static str],
-    /// Label values and value of each series.
-    pub rows: Vec<(Vec<String>, Value)>,
-}
-
-impl Family {
-    const fn new(
-        kind: Kind,
-        name: &'static str,
-        help: &'static str,
-        labels: &'static [&'static str],
-    ) -> Self {
-        Self { name, help, kind, labels, rows: Vec::new() }
-    }
-
-    /// A counter.
-    pub const fn counter(name: &'static str, help: &'static str, labels: &'static [&'static str]) -> Self {
-        Self::new(Kind::Counter, name, help, labels)
-    }
-
-    /// A gauge.
-    pub const fn gauge(name: &'static str, help: &'static str, labels: &'static [&'static str]) -> Self {
-        Self::new(Kind::Gauge, name, help, labels)
-    }
-
-    const fn histogram(name: &'static str, help: &'static str, labels: &'static [&'static str]) -> Self {
-        Self::new(Kind::Histogram, name, help, labels)
-    }
-
-    /// The same with one more series.
-    pub fn row(mut self, labels: &[&str], value: f64) -> Self {
-        self.rows.push((labels.iter().map(|&label| label.to_owned()).collect(), Value::Number(value)));
-        self
-    }
-
-    /// The same with a series for each item.
-    fn each<T>(mut self, items: impl IntoIterator<Item = T>, row: impl Fn(&T) -> (Vec<String>, f64)) -> Self {
-        for item in items {
-            let (labels, value) = row(&item);
-            self.rows.push((labels, Value::Number(value)));
-        }
-        self
-    }
-
-    fn bars(mut self, labels: Vec<String>, buckets: Vec<(f64, u64)>, sum: u64) -> Self {
-        self.rows.push((labels, Value::Histogram { buckets, sum: sum as f64 }));
-        self
-    }
-}
 
 /// How long the scrape took that this belongs to.
 pub fn scrape_duration(seconds: f64) -> Family {

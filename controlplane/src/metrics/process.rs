@@ -1,6 +1,6 @@
 //! `process_*` as Prometheus client libraries export them, from `/proc/self`.
 
-use super::families::Family;
+use super::family::Family;
 use rustix::process::{Resource, getrlimit};
 
 /// Fields of `/proc/self/stat`, counted from the state (proc(5), field 3) as 0.

@@ -1,6 +1,7 @@
 //! The exposition: names are an API, every series is there from the start, Prometheus' own checker accepts it.
 
-use super::families::{Family, Value, all};
+use super::families::all;
+use super::family::{Family, Value};
 use super::*;
 use crate::facts::{Facts, PoolFacts, Shape};
 use std::fmt::Write as _;

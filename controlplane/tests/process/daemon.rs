@@ -89,7 +89,7 @@ fn pinholes_are_granted_listed_and_removed() {
     assert!(granted.owner.starts_with("cli:"));
     let external = granted.external.unwrap();
     assert_eq!(external.address.to_string(), "203.0.113.16");
-    assert_eq!(under_test.pinholes(), [granted.clone()]);
+    assert_eq!(under_test.pinholes(), std::slice::from_ref(&granted));
     let bindings: Vec<BindingData> = under_test.ask(&Request::Bindings(BindingsRequest {
         filter: BindingFilter { pinholes: true, ..BindingFilter::default() },
         cursor: None,
@@ -233,7 +233,7 @@ fn flow(n: u32) -> FlowRow {
         destination: remote,
         source_port: 5000,
         destination_port: 443,
-        protocol: if n % 10 == 0 { 6 } else { 17 },
+        protocol: if n.is_multiple_of(10) { 6 } else { 17 },
         ..Tuple::default()
     };
     let reverse = Tuple { source: remote, destination: inside, ..forward };
@@ -323,7 +323,7 @@ fn a_wrong_configuration_leaves_the_running_one() {
     assert_eq!(under_test.metric(&format!("turnpike_config_info{{hash=\"{}\"}}", done.hash)), 1.0);
 
     // By signal, with a key that waits for a restart.
-    under_test.configure(&RULES.replace("mtu", "mtu").replace("\"net_null1\"", "\"net_null2\""));
+    under_test.configure(&RULES.replace("\"net_null1\"", "\"net_null2\""));
     under_test.signal("-HUP");
     let config: ConfigData = until("the reload", || {
         Some(under_test.ask::<ConfigData>(&Request::Config)).filter(|config| config.hash != done.hash)
