@@ -103,3 +103,12 @@ fn lists_of_tables_written_inline() {
                 zone = [{ name = \"c\", side = \"inside\" }]\npool = []\n";
     assert_eq!(Config::parse(text, "inline.toml").unwrap().ports.len(), 1);
 }
+
+#[test]
+fn the_configuration_of_the_readme_is_right() {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md")).expect("the README");
+    let block = readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a configuration");
+    if let Err(problems) = Config::parse(block, "README.md") {
+        panic!("{problems}");
+    }
+}
