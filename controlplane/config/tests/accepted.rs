@@ -106,8 +106,10 @@ fn lists_of_tables_written_inline() {
 
 #[test]
 fn the_configuration_of_the_readme_is_right() {
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md")).expect("the README");
-    let block = readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a configuration");
+    let readme =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md")).expect("the README");
+    let block =
+        readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a configuration");
     if let Err(problems) = Config::parse(block, "README.md") {
         panic!("{problems}");
     }
