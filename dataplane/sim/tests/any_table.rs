@@ -2,7 +2,9 @@
 
 use proptest::prelude::*;
 use std::collections::BTreeSet;
-use turnpike_sim::any_table::{Outcome, run, sound_forwarding, sound_policy};
+use turnpike_engine::Policy;
+use turnpike_sim::any_table::{Outcome, interfaces, run, sound_forwarding, sound_policy};
+use turnpike_sim::tables::PolicyTable;
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
@@ -59,4 +61,16 @@ fn every_byte_of_a_sound_table_may_change() {
     }
     assert!(accepted > 100, "only {accepted} accepted");
     assert!(reasons.len() >= 20, "only these reasons: {reasons:?}");
+}
+
+/// A worker keeps memory for every pool address; a control plane may not ask for all there is.
+#[test]
+fn pools_of_more_than_65536_addresses_are_refused() {
+    let mut table = PolicyTable::default();
+    table.ranges[0].first = [10, 128, 0, 0];
+    table.ranges[0].last = [10, 128, 255, 255];
+    assert!(Policy::decode(&table.bytes(1), &interfaces()).is_ok());
+    table.ranges[0].last = [10, 129, 0, 0];
+    let fault = Policy::decode(&table.bytes(1), &interfaces()).unwrap_err();
+    assert_eq!(fault.what, "pools have more than 65536 addresses");
 }
