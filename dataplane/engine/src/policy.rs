@@ -11,6 +11,8 @@ use turnpike_abi::{Address, InterfaceId, MAX_POOLS, MAX_ZONES, PoolId, Prefix, Z
 
 /// Longest timeout in seconds: a week.
 const MAX_TIMEOUT: u32 = 7 * 24 * 3600;
+/// Most addresses of all pools: a worker keeps 24 kB for each.
+const MAX_POOL_ADDRESSES: u64 = 65536;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMP: u8 = 1;
@@ -145,6 +147,7 @@ impl Policy {
             Ok(())
         })?;
         let mut ranges = Vec::new();
+        let mut addresses = 0;
         let records = reader.section::<PoolRangeRecord>(section::POOL_RANGES)?;
         check(&reader, section::POOL_RANGES, records, |record: &PoolRangeRecord| {
             if record.pool.index() >= pools.len() {
@@ -157,6 +160,10 @@ impl Policy {
             };
             if range.first > range.last {
                 return Err("address range of a pool is empty");
+            }
+            addresses += u64::from(range.last - range.first) + 1;
+            if addresses > MAX_POOL_ADDRESSES {
+                return Err("pools have more than 65536 addresses");
             }
             ranges.push(range);
             Ok(())

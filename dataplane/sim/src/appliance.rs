@@ -111,9 +111,13 @@ impl Appliance {
     pub fn policy(&mut self, table: &PolicyTable) {
         self.generation += 1;
         let policy = Policy::decode(&table.bytes(self.generation), &self.interfaces).expect("a sound policy");
-        let policy = Arc::new(policy);
+        self.policy_decoded(&Arc::new(policy));
+    }
+
+    /// Loads a policy that is decoded already.
+    pub fn policy_decoded(&mut self, policy: &Arc<Policy>) {
         for engine in &mut self.engines {
-            engine.set_policy(Arc::clone(&policy));
+            engine.set_policy(Arc::clone(policy));
         }
     }
 
@@ -125,9 +129,13 @@ impl Appliance {
         self.generation += 1;
         let forwarding =
             Forwarding::decode(&table.bytes(self.generation), &self.interfaces).expect("a sound table");
-        let forwarding = Arc::new(forwarding);
+        self.forwarding_decoded(&Arc::new(forwarding));
+    }
+
+    /// Loads a forwarding table that is decoded already.
+    pub fn forwarding_decoded(&mut self, forwarding: &Arc<Forwarding>) {
         for engine in &mut self.engines {
-            engine.set_forwarding(Arc::clone(&forwarding));
+            engine.set_forwarding(Arc::clone(forwarding));
         }
     }
 

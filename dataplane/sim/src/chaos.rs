@@ -5,14 +5,18 @@
 //! and that no buffer leaked; a panic anywhere is a failure.
 
 use crate::packets::Build;
-use crate::tables::address;
-use crate::{Appliance, Sent};
+use crate::tables::{ForwardingTable, PolicyTable, address};
+use crate::{Appliance, Sent, station};
+use turnpike_abi::PortId;
 use turnpike_abi::command::{Header, Kind, SLOT, Slot};
 use turnpike_abi::counters::Counters;
+use turnpike_engine::Interface;
 use zerocopy::FromBytes;
 
 /// Most steps of one program.
 const STEPS: usize = 64;
+/// Flows and bindings of each worker.
+const CAPACITY: usize = 12;
 
 /// Reads numbers and pieces off the input; 0 and nothing at its end.
 struct Input<'a>(&'a [u8]);
@@ -35,10 +39,23 @@ impl<'a> Input<'a> {
     }
 }
 
+/// A box with the default tables but little memory, so that programs are fast and fill it.
+fn small(workers: u8) -> Appliance {
+    let interface = |index| Interface { port: PortId(index), vlan: 0, mac: station(index), mtu: 1500 };
+    let mut appliance = Appliance::bare(workers, vec![interface(0), interface(1)], CAPACITY);
+    let mut policy = PolicyTable::default();
+    if let Some(range) = policy.ranges.first_mut() {
+        range.last = [203, 0, 113, 3];
+    }
+    appliance.policy(&policy);
+    appliance.forwarding(&ForwardingTable::default());
+    appliance
+}
+
 /// Runs a program and returns the counters at its end.
 pub fn run(data: &[u8]) -> Counters {
     let mut input = Input(data);
-    let mut appliance = Appliance::new(1 + input.byte() % 3);
+    let mut appliance = small(1 + input.byte() % 3);
     appliance.neighbour(1, address("192.0.2.254"), [2, 0, 0, 0, 0, 9]);
     appliance.neighbour(0, address("10.0.0.9"), [2, 0, 0, 0, 0, 8]);
     let mut last: Option<Sent> = None;

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod any_table;
 mod appliance;
 pub mod chaos;
 mod frame;
