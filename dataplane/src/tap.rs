@@ -42,7 +42,7 @@ impl Twin {
         let device = DeviceBuilder::new()
             .name(&name)
             .layer(Layer::L2)
-            .enable(false)
+            .inherit_enable_state()
             .build_sync()
             .doing(doing("be made (does another process have it, or is the name another device's?)"))?;
         device.set_nonblocking(true).doing(doing("be made not to wait"))?;
