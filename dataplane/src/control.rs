@@ -161,7 +161,13 @@ impl Main {
     /// Waits until there is something to do. `true` if that is to stop.
     fn wait(&self, most: Duration) -> Result<bool, Failure> {
         let mut descriptors = vec![PollFd::new(&self.signals, PollFlags::IN)];
-        descriptors.extend(self.twins.all().iter().map(|twin| PollFd::new(twin, PollFlags::IN)));
+        descriptors.extend(
+            self.twins
+                .all()
+                .iter()
+                .filter(|twin| twin.is_alive())
+                .map(|twin| PollFd::new(twin, PollFlags::IN)),
+        );
         descriptors.extend(
             self.attachment
                 .descriptors()
@@ -192,9 +198,9 @@ impl Main {
     /// Frames of the TAP twins to the first worker. `true` if there were any.
     fn fetch_injected(&mut self, frame: &mut [u8], totals: &mut MainStats) -> bool {
         let mut any = false;
-        for twin in self.twins.all() {
+        for twin in self.twins.all_mut() {
             for _ in 0..AT_ONCE {
-                let Ok(Some(length)) = twin.receive(frame) else { break };
+                let Some(length) = twin.receive(frame) else { break };
                 any = true;
                 totals.tap_received += 1;
                 let bytes = frame.get(..length).unwrap_or_default();

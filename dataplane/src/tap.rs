@@ -19,6 +19,8 @@ pub struct Twin {
     name: String,
     index: u32,
     interface: InterfaceId,
+    /// The kernel's side was taken away.
+    lost: bool,
 }
 
 /// All TAP twins, by interface. They are removed, with their addresses and routes, when this is dropped. They are
@@ -53,7 +55,7 @@ impl Twin {
         let index = device.if_index().doing(doing("be found"))?;
         // Last: what fails before this leaves nothing behind.
         device.persist().doing(doing("be made to stay"))?;
-        Ok(Self { device, name, index, interface: spec.id })
+        Ok(Self { device, name, index, interface: spec.id, lost: false })
     }
 
     /// Its interface.
@@ -75,15 +77,25 @@ impl Twin {
     }
 
     /// The next frame from the kernel, copied to the front of `frame`; `None` if there is none.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn receive(&self, frame: &mut [u8]) -> io::Result<Option<usize>> {
+    pub fn receive(&mut self, frame: &mut [u8]) -> Option<usize> {
         match self.device.recv(frame) {
-            Ok(length) => Ok(Some(length)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(error) => Err(error),
+            Ok(length) => Some(length),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                None
+            }
+            Err(error) => {
+                if !self.lost {
+                    tracing::error!(tap = self.name, "{error}: somebody removed it; restart to have it back");
+                    self.lost = true;
+                }
+                None
+            }
         }
+    }
+
+    /// Whether it can be waited for. One that was removed would always be ready, with an error.
+    pub fn is_alive(&self) -> bool {
+        !self.lost
     }
 }
 
@@ -134,6 +146,11 @@ impl Twins {
     /// Each of them, by interface.
     pub fn all(&self) -> &[Twin] {
         &self.twins
+    }
+
+    /// Each of them, by interface.
+    pub fn all_mut(&mut self) -> &mut [Twin] {
+        &mut self.twins
     }
 
     /// Gives the twins their addresses and installs the static routes. On a twin that was taken over, addresses that
