@@ -87,6 +87,11 @@ impl PublishedPort {
         Ok(Self { handle, page, shown })
     }
 
+    /// Whether an XDP program is behind it.
+    pub fn is_xdp(&self) -> bool {
+        self.handle.driver() == "net_af_xdp"
+    }
+
     fn publish(&mut self) {
         let (stats, link) = (self.handle.stats(), self.handle.link());
         if (self.shown.link_up == 1) != link.up {
@@ -120,10 +125,12 @@ impl Main {
         crate::start::notify(sd_notify::NotifyState::Stopping);
         self.attachment.close();
         self.crew.stop();
+        // An XDP port never returns the buffers in its rings; they go with the process.
+        let keeps_buffers = self.ports.iter().any(PublishedPort::is_xdp);
         // With the last queue gone the ports stop and give their buffers back.
         drop(self.ports);
         let held = self.pool.in_use();
-        if held > 0 {
+        if held > 0 && !keeps_buffers {
             tracing::warn!("{held} packet buffers were not given back");
         }
         drop(self.twins);

@@ -5,7 +5,7 @@
 //! |---|---|---|---|---|
 //! | `NET_ADMIN` | yes | yes | no | TAP twins, addresses, MTU; at the end to remove them and to leave promiscuous mode |
 //! | `NET_RAW` | yes | no | no | opening packet sockets (`net_af_packet`, `net_af_xdp`); sending on them needs nothing |
-//! | `SYS_ADMIN`, `BPF` | yes | no | no | XDP programs, vfio, physical addresses of hugepages |
+//! | `SYS_ADMIN`, `BPF` | yes | with `net_af_xdp` | no | XDP programs, which libxdp needs to look up again to take them off at the end; vfio, physical addresses of hugepages |
 //! | `IPC_LOCK` | yes | no | no | pinning memory |
 //! | `SYS_NICE` | yes | no | no | pinning workers beside other tasks |
 //! | `DAC_OVERRIDE`, `SYS_RAWIO` | yes | no | no | device files of uio and vfio |
@@ -13,7 +13,8 @@
 //! | `SETPCAP` | yes | no | no | shrinking the bounding set |
 //!
 //! Capabilities belong to threads, and no thread can take another's: the threads that DPDK itself starts (for
-//! interrupts and alarms) keep those of the start.
+//! interrupts and alarms) keep those of the start. So this limits mistakes and what a hijacked worker can ask of the
+//! kernel directly, not somebody who can make any thread run his code.
 
 use crate::failure::Failure;
 use caps::{CapSet, Capability, CapsHashSet};
@@ -51,11 +52,14 @@ pub fn for_start() -> Result<(), Failure> {
     keep(&START)
 }
 
-/// For the main thread, once everything is up.
+/// For the main thread, once everything is up. `xdp`: it has XDP programs to take off at the end.
 ///
 /// # Errors
 /// If the kernel refuses.
-pub fn for_main() -> Result<(), Failure> {
+pub fn for_main(xdp: bool) -> Result<(), Failure> {
+    if xdp {
+        return keep(&[Capability::CAP_NET_ADMIN, Capability::CAP_SYS_ADMIN, Capability::CAP_BPF]);
+    }
     keep(&[Capability::CAP_NET_ADMIN])
 }
 
@@ -97,7 +101,7 @@ mod tests {
     #[test]
     fn the_main_thread_keeps_at_most_net_admin() {
         let left = std::thread::spawn(|| {
-            for_main().expect("dropping is always allowed");
+            for_main(false).expect("dropping is always allowed");
             caps::read(None, CapSet::Permitted).expect("readable")
         });
         let left = left.join().expect("no panic");

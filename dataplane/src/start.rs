@@ -70,7 +70,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
         interfaces: &interfaces,
     };
     let crew = Crew::start(&plan, started.queues)?;
-    privileges::for_main()?;
+    privileges::for_main(ports.iter().any(PublishedPort::is_xdp))?;
     let source = pool.source();
     let main = Main { crew, twins, attachment, ports, statistics, page, pool, source, clock, signals };
 
