@@ -9,6 +9,7 @@ pub mod any_table;
 mod appliance;
 pub mod chaos;
 mod frame;
+pub mod lab;
 pub mod packets;
 pub mod tables;
 
