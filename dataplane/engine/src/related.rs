@@ -41,6 +41,15 @@ const fn is_reply(kind: u8) -> bool {
     matches!(kind, icmp::ECHO_REPLY | icmp::TIMESTAMP_REPLY | icmp::V6_ECHO_REPLY)
 }
 
+/// The ends of the flow a packet belongs to, in the packet's own direction: of an error those of the packet
+/// it quotes, since any router on the way may have sent it (RFC 5508 REQ-5).
+pub(crate) fn flow_ends(frame: &[u8], packet: &Packet) -> (Address, Address) {
+    match embedded(frame, packet) {
+        Ok((_, tuple)) => (tuple.destination, tuple.source),
+        Err(_) => (Address(packet.source), Address(packet.destination)),
+    }
+}
+
 impl<B: Buffer> Worker<B> {
     /// The external port that the embedded packet left from, which names the error's owner.
     pub(crate) fn embedded_port(&self, frame: &[u8], packet: &Packet) -> Result<u16, DropReason> {

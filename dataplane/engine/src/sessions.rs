@@ -6,7 +6,7 @@ use crate::neighbours::NextHop;
 use crate::pipeline::{Passing, Refusal, Stage, Tables, Verdict, Worker};
 use crate::policy::{FirstPacket, NatVerdict, is_private};
 use crate::translate::{self, Endpoint, Rewrite};
-use crate::{Buffer, Time, bindings, tcp};
+use crate::{Buffer, Time, bindings, related, tcp};
 use turnpike_abi::counters::{
     Counter, Direction, DropReason, FirewallAction, FlowEnd, IcmpKind, ProtocolClass, TcpState,
 };
@@ -93,10 +93,11 @@ impl<B: Buffer> Worker<B> {
                 NatVerdict::NoRule => {}
             }
         }
+        let (near, far) = related::flow_ends(buffer.bytes(), packet);
         let owner = match sides {
-            (Side::INSIDE, Side::OUTSIDE) => steering::owner_of_inside(source, self.workers),
-            (Side::OUTSIDE, Side::INSIDE) => steering::owner_of_inside(destination, self.workers),
-            _ => steering::owner_of_pair(source, destination, self.workers),
+            (Side::INSIDE, Side::OUTSIDE) => steering::owner_of_inside(near, self.workers),
+            (Side::OUTSIDE, Side::INSIDE) => steering::owner_of_inside(far, self.workers),
+            _ => steering::owner_of_pair(near, far, self.workers),
         };
         if owner != self.id && passing.stage == Stage::Fresh {
             return Verdict::Cross(owner, Stage::Steered);
@@ -139,7 +140,7 @@ impl<B: Buffer> Worker<B> {
     ) -> Verdict {
         let (source, destination) = (Address(packet.source), Address(packet.destination));
         let zone = tables.policy.pool(target).map_or(passing.from, |pool| pool.zone);
-        let owner = steering::owner_of_inside(source, self.workers);
+        let owner = steering::owner_of_inside(related::flow_ends(buffer.bytes(), packet).0, self.workers);
         if owner != self.id && passing.stage == Stage::Fresh {
             return Verdict::Cross(owner, Stage::Steered);
         }
