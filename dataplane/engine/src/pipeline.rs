@@ -208,6 +208,10 @@ impl<B: Buffer> Worker<B> {
     ) -> Verdict {
         let (source, destination) = (Address(packet.source), Address(packet.destination));
         let v6 = packet.family == Family::V6;
+        // RFC 6092 REC-3: an IPv4-mapped address has no place on the wire; here it would pass for the IPv4 one.
+        if v6 && destination.is_v4() {
+            return Verdict::Drop(DropReason::MartianDestination);
+        }
         if is_multicast(destination) || destination == Address::v4([255; 4]) {
             return if is_link_scope(destination) {
                 Verdict::Punt
