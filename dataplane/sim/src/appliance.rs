@@ -99,6 +99,12 @@ impl Appliance {
         }
     }
 
+    /// How many workers it has.
+    #[must_use]
+    pub fn workers(&self) -> u8 {
+        self.engines.len() as u8
+    }
+
     /// Chooses which worker gets a frame first.
     pub fn steer(&mut self, steering: Steering) {
         self.steering = steering;
