@@ -100,6 +100,9 @@ impl Attachment {
     }
 
     fn serve_waiting(&mut self, crew: &mut Crew, statistics: &Statistics, totals: &mut MainStats) {
+        if !crew.is_settled() {
+            return;
+        }
         let Some((connection, peer, since)) = self.waiting.take() else { return };
         match serve_hello(connection, statistics) {
             Hello::Waiting(connection) if since.elapsed() < HELLO_WITHIN => {
@@ -120,7 +123,11 @@ impl Attachment {
     }
 
     fn serve_session(&mut self, crew: &mut Crew, totals: &mut MainStats) {
+        // One table at a time, and the next once the workers have switched.
         for _ in 0..AT_ONCE {
+            if !crew.is_settled() {
+                return;
+            }
             let Some(session) = &self.session else { return };
             let done = match session.poll() {
                 Ok(None) => return,

@@ -124,7 +124,7 @@ impl Main {
         let ended = self.serve();
         crate::start::notify(sd_notify::NotifyState::Stopping);
         self.attachment.close();
-        self.crew.stop();
+        drop(self.crew);
         // An XDP port never returns the buffers in its rings; they go with the process.
         let keeps_buffers = self.ports.iter().any(PublishedPort::is_xdp);
         // With the last queue gone the ports stop and give their buffers back.

@@ -26,6 +26,8 @@ const REPORTS: usize = 4 * ORDERS;
 #[derive(Debug)]
 pub struct Crew {
     members: Vec<Member>,
+    /// Control planes that attached.
+    sessions: u64,
 }
 
 #[derive(Debug)]
@@ -61,16 +63,15 @@ impl Crew {
     /// Starts a thread for each core and waits until all of them poll.
     ///
     /// # Errors
-    /// If a thread cannot be made, pinned or registered with DPDK.
+    /// If a thread cannot be made, pinned or registered with DPDK. Those that started have ended by then.
     pub fn start(plan: &Plan<'_>, queues: Vec<Vec<(RxQueue, TxQueue)>>) -> Result<Self, Failure> {
         let count = queues.len();
         let mut crossings = crossings(count);
-        let mut members = Vec::with_capacity(count);
+        let mut crew = Self { members: Vec::with_capacity(count), sessions: 0 };
         for (index, queues) in queues.into_iter().enumerate() {
             let crossing = crossings.pop_front().unwrap_or_default();
-            members.push(Member::start(plan, index as u8, queues, crossing)?);
+            crew.members.push(Member::start(plan, index as u8, queues, crossing)?);
         }
-        let mut crew = Self { members };
         crew.wait_until_ready()?;
         Ok(crew)
     }
@@ -104,12 +105,20 @@ impl Crew {
 
     /// Gives each worker its link to the control plane.
     pub fn attach(&mut self, links: Vec<WorkerLink>) {
+        self.sessions += 1;
         for (member, link) in self.members.iter_mut().zip(links) {
-            member.order(Order::Attach(link));
+            member.order(Order::Attach(self.sessions, link));
         }
     }
 
-    /// Takes the workers' reports and frees what they gave back. Returns what a control plane did wrong, if it did.
+    /// Whether every worker has taken its orders. Until then nothing more is taken from a control plane: tables
+    /// come faster than workers switch, and those on their way hold memory.
+    pub fn is_settled(&self) -> bool {
+        self.members.iter().all(|member| member.backlog.is_empty() && member.orders.is_empty())
+    }
+
+    /// Takes the workers' reports and frees what they gave back. Returns what the control plane that attached last
+    /// did wrong, if it did; one before it has left by then.
     ///
     /// # Errors
     /// If a worker has ended.
@@ -118,10 +127,12 @@ impl Crew {
         for member in &mut self.members {
             while let Some(report) = member.reports.pop() {
                 match report {
-                    Report::Violation(link, why) => {
+                    Report::Violation(session, link, why) => {
                         drop(link);
                         tracing::warn!(worker = member.name, "the control plane broke a rule: {why}");
-                        violation = Some(why);
+                        if session == self.sessions {
+                            violation = Some(why);
+                        }
                     }
                     Report::Returned(link) => drop(link),
                     Report::OldPolicy(policy) => drop(policy),
@@ -154,13 +165,15 @@ impl Crew {
             None => Err(exception),
         }
     }
+}
 
-    /// Tells all to stop and waits for them. Packets in rings are freed.
-    pub fn stop(mut self) {
+/// Tells all to stop and waits for them. Packets in rings are freed.
+impl Drop for Crew {
+    fn drop(&mut self) {
         for member in &mut self.members {
             member.order(Order::Stop);
         }
-        for mut member in self.members {
+        for mut member in self.members.drain(..) {
             while !member.thread.is_finished() {
                 member.post_backlog();
                 // Full rings must not keep a worker from its orders: it never waits for them.

@@ -5,7 +5,7 @@ use crate::clock::Clock;
 use dpdk::{BURST, Mbuf, MbufSource, RxQueue, TxQueue, rdtsc};
 use std::sync::Arc;
 use std::time::Duration;
-use turnpike_abi::command::Slot;
+use turnpike_abi::command::{Kind, Slot};
 use turnpike_abi::counters::Counter;
 use turnpike_abi::{InterfaceId, PortId};
 use turnpike_config::Poll;
@@ -19,8 +19,8 @@ use turnpike_shm::statistics::CounterWords;
 /// What the main thread tells a worker.
 #[derive(Debug)]
 pub enum Order {
-    /// A control plane attached: serve its rings.
-    Attach(WorkerLink),
+    /// A control plane attached, the so-manyth: serve its rings.
+    Attach(u64, WorkerLink),
     /// It is gone: give the rings back.
     Detach,
     /// Switch to this policy.
@@ -40,8 +40,8 @@ pub enum Report {
     Failed(String),
     /// Rings no longer used.
     Returned(WorkerLink),
-    /// Rings no longer used because the control plane broke a rule.
-    Violation(WorkerLink, &'static str),
+    /// Rings no longer used because the control plane, the so-manyth, broke a rule.
+    Violation(u64, WorkerLink, &'static str),
     /// A policy no longer used.
     OldPolicy(Arc<Policy>),
     /// A forwarding table no longer used.
@@ -77,6 +77,8 @@ pub struct Worker {
     outbox: Outbox<Mbuf>,
     channels: Channels,
     link: Option<WorkerLink>,
+    /// Whose link it is, or was.
+    session: u64,
     page: PageWriter<CounterWords>,
     clock: Clock,
     poll: Poll,
@@ -133,6 +135,7 @@ impl Worker {
             source,
             channels,
             link: None,
+            session: 0,
             page,
             clock,
             poll,
@@ -304,7 +307,8 @@ impl Worker {
             self.flush();
             done = Done::Something;
         }
-        while let Some(order) = self.channels.orders.pop() {
+        // One at a time: a new policy takes a while, and packets wait meanwhile.
+        if let Some(order) = self.channels.orders.pop() {
             done = Done::Something;
             self.unpublished = true;
             if !self.obey(order) {
@@ -325,7 +329,8 @@ impl Worker {
     /// `false`: stop.
     fn obey(&mut self, order: Order) -> bool {
         match order {
-            Order::Attach(link) => {
+            Order::Attach(session, link) => {
+                self.session = session;
                 if let Some(old) = self.link.replace(link) {
                     self.report(Report::Returned(old));
                 }
@@ -371,6 +376,10 @@ impl Worker {
                 self.put_out(violation.0);
                 break;
             }
+            // Rows cost as much as all the others together.
+            if slot.header.kind == Kind::WALK {
+                break;
+            }
         }
         any
     }
@@ -385,7 +394,7 @@ impl Worker {
     #[cold]
     fn put_out(&mut self, why: &'static str) {
         if let Some(link) = self.link.take() {
-            self.report(Report::Violation(link, why));
+            self.report(Report::Violation(self.session, link, why));
         }
     }
 

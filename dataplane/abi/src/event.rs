@@ -194,13 +194,13 @@ impl BindingRow {
     pub const NO_POOL: PoolId = PoolId(u16::MAX);
 }
 
-/// The walk came to its limit or to the table's end.
+/// The walk came to its limit, to the table's end, or has looked at enough records for one command.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct WalkEnd {
     /// Where to go on; [`WalkEnd::DONE`] at the end of the table.
     pub cursor: u64,
-    /// Rows sent.
+    /// Rows sent; may be 0 before the end.
     pub rows: u32,
     /// Zero.
     pub reserved: u32,

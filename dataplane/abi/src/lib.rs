@@ -44,3 +44,5 @@ pub const MAX_INTERFACES: usize = 64;
 pub const MAX_ZONES: usize = 16;
 /// Most address pools.
 pub const MAX_POOLS: usize = 64;
+/// Most addresses of the box itself.
+pub const MAX_OWN_ADDRESSES: usize = 4096;

@@ -501,6 +501,15 @@ fn negotiate(
             config.mtu, info.min_mtu, info.max_mtu
         ));
     }
+    // As DPDK reckons, which then only says "invalid argument".
+    let overhead = match info.max_rx_pktlen.checked_sub(u32::from(info.max_mtu)) {
+        Some(overhead) if info.max_mtu != u16::MAX => overhead,
+        _ => dpdk_sys::RTE_ETHER_HDR_LEN + dpdk_sys::RTE_ETHER_CRC_LEN,
+    };
+    if u32::from(config.mtu) + overhead > info.max_rx_pktlen {
+        let most = info.max_rx_pktlen.saturating_sub(overhead);
+        return unable(format!("MTU {} asked for; its driver takes at most {most}", config.mtu));
+    }
     // Ethernet header and two VLAN tags.
     let frame = usize::from(config.mtu) + dpdk_sys::RTE_ETHER_HDR_LEN as usize + 8;
     let scatter = frame > pool.pool().room();

@@ -448,15 +448,21 @@ impl Bindings {
 
     /// The first binding from `from` on that the pools of a new policy no longer allow.
     pub(crate) fn outdated(&self, policy: &Policy, from: usize) -> Option<usize> {
-        let mut translated = self.walk(from).filter(|(_, binding)| binding.pool != BindingRow::NO_POOL);
+        let mut translated =
+            self.walk(from, usize::MAX).filter(|(_, binding)| binding.pool != BindingRow::NO_POOL);
         translated
             .find(|(_, binding)| policy.pool_of(binding.external) != Some(binding.pool))
             .map(|(number, _)| number)
     }
 
-    /// Bindings from `cursor` on, with their numbers.
-    pub(crate) fn walk(&self, cursor: usize) -> impl Iterator<Item = (usize, &Binding)> {
-        self.slab.iter().enumerate().skip(cursor).filter(|(_, binding)| binding.live)
+    /// Bindings among the `most` records from `cursor` on, with their numbers.
+    pub(crate) fn walk(&self, cursor: usize, most: usize) -> impl Iterator<Item = (usize, &Binding)> {
+        self.slab.iter().enumerate().skip(cursor).take(most).filter(|(_, binding)| binding.live)
+    }
+
+    /// Records there are to walk over.
+    pub(crate) fn records(&self) -> usize {
+        self.slab.len()
     }
 }
 

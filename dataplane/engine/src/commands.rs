@@ -19,6 +19,8 @@ use turnpike_wire::ethernet;
 
 /// Most rows one walk sends.
 const WALK_ROWS: u32 = 256;
+/// Most records one walk looks at: those of a large table that is nearly empty now hold packets up as well.
+const WALK_RECORDS: usize = 2048;
 
 type Answer = Result<AckResult, Violation>;
 
@@ -162,24 +164,22 @@ impl<B: Buffer> Worker<B> {
         }
         let sequence = slot.header.sequence;
         let (cursor, limit) = (usize::try_from(walk.cursor).unwrap_or(usize::MAX), walk.limit as usize);
-        let mut end = WalkEnd { cursor: WalkEnd::DONE, ..WalkEnd::default() };
-        match walk.table {
+        let mut end = WalkEnd::default();
+        end.cursor = match walk.table {
             WalkTable::FLOWS => {
                 let worker = self.id;
                 let settings = tables.map(|tables| tables.policy.settings);
-                let mut rows = self.flows.walk(cursor);
+                let mut rows = self.flows.walk(cursor, WALK_RECORDS);
                 for (_, flow) in rows.by_ref().take(limit) {
                     end.rows += 1;
                     let row = flow_row(flow, worker, now, settings.as_ref());
                     out.events.push(Slot::new(Kind::FLOW_ROW, sequence, &row));
                 }
-                if let Some((next, _)) = rows.next() {
-                    end.cursor = next as u64;
-                }
+                rows.next().map_or(after(cursor, self.flows.records()), |(next, _)| next as u64)
             }
             WalkTable::BINDINGS => {
                 let worker = self.id;
-                let mut rows = self.bindings.walk(cursor);
+                let mut rows = self.bindings.walk(cursor, WALK_RECORDS);
                 for (_, binding) in rows.by_ref().take(limit) {
                     end.rows += 1;
                     let row = BindingRow {
@@ -198,12 +198,10 @@ impl<B: Buffer> Worker<B> {
                     };
                     out.events.push(Slot::new(Kind::BINDING_ROW, sequence, &row));
                 }
-                if let Some((next, _)) = rows.next() {
-                    end.cursor = next as u64;
-                }
+                rows.next().map_or(after(cursor, self.bindings.records()), |(next, _)| next as u64)
             }
             _ => return Err(Violation("walk over an unknown table")),
-        }
+        };
         out.events.push(Slot::new(Kind::WALK_END, sequence, &end));
         Ok(())
     }
@@ -216,6 +214,14 @@ impl<B: Buffer> Worker<B> {
             self.end_binding(outdated as u32);
             from = outdated + 1;
         }
+    }
+}
+
+/// Where a walk from `cursor` goes on that found no row beyond those it sent.
+fn after(cursor: usize, records: usize) -> u64 {
+    match cursor.saturating_add(WALK_RECORDS) {
+        next if next < records => next as u64,
+        _ => WalkEnd::DONE,
     }
 }
 

@@ -123,8 +123,13 @@ impl Flows {
         self.free.push(flow);
     }
 
-    /// Live flows from `cursor` on, with their numbers.
-    pub(crate) fn walk(&self, cursor: usize) -> impl Iterator<Item = (usize, &Flow)> {
-        self.slab.iter().enumerate().skip(cursor).filter(|(_, flow)| !flow.ended)
+    /// Live flows among the `most` records from `cursor` on, with their numbers.
+    pub(crate) fn walk(&self, cursor: usize, most: usize) -> impl Iterator<Item = (usize, &Flow)> {
+        self.slab.iter().enumerate().skip(cursor).take(most).filter(|(_, flow)| !flow.ended)
+    }
+
+    /// Records there are to walk over.
+    pub(crate) fn records(&self) -> usize {
+        self.slab.len()
     }
 }

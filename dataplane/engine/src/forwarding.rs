@@ -5,7 +5,7 @@ use crate::trie::Trie;
 use turnpike_abi::table::{
     AddressRecord, Reader, RouteKind, RouteRecord, TableFault, TableKind, forwarding as section,
 };
-use turnpike_abi::{Address, InterfaceId};
+use turnpike_abi::{Address, InterfaceId, MAX_OWN_ADDRESSES};
 
 /// The forwarding table: the box's addresses and routes; immutable, shared by the workers.
 #[derive(Debug)]
@@ -42,6 +42,10 @@ impl Forwarding {
             return Err(TableFault { offset: 16, what: "not a forwarding table" });
         }
         let addresses = reader.section::<AddressRecord>(section::ADDRESSES)?;
+        if addresses.len() > MAX_OWN_ADDRESSES {
+            let offset = reader.offset_of::<AddressRecord>(section::ADDRESSES, MAX_OWN_ADDRESSES);
+            return Err(TableFault { offset, what: "too many addresses" });
+        }
         for (index, record) in addresses.iter().enumerate() {
             let offset = reader.offset_of::<AddressRecord>(section::ADDRESSES, index);
             if record.interface.index() >= interfaces.len() {
@@ -53,7 +57,6 @@ impl Forwarding {
         }
         let records = reader.section::<RouteRecord>(section::ROUTES)?;
         let mut routes = Vec::with_capacity(records.len());
-        let (mut v4, mut v6) = (Trie::new(), Trie::new());
         for (index, record) in records.iter().enumerate() {
             let fault =
                 |what| TableFault { offset: reader.offset_of::<RouteRecord>(section::ROUTES, index), what };
@@ -75,12 +78,24 @@ impl Forwarding {
                 RouteKind::BLACKHOLE => Route::Blackhole,
                 _ => return Err(fault("unknown kind of route")),
             };
-            let value = routes.len() as u32;
             routes.push(route);
-            let bytes = &record.prefix.address.0;
-            match bytes.last_chunk::<4>() {
-                Some(low) if is_v4 => v4.insert(low, record.prefix.length - 96, value),
-                _ => v6.insert(bytes, record.prefix.length, value),
+        }
+        let (mut v4, mut v6) = (Trie::new(), Trie::new());
+        // Short prefixes first: each insertion then touches one node at most, whatever order the table has.
+        let mut order: Vec<u32> = (0..records.len() as u32).collect();
+        order.sort_by_key(|&index| records.get(index as usize).map(|record| record.prefix.length));
+        for value in order {
+            let Some(RouteRecord { prefix, .. }) = records.get(value as usize) else { continue };
+            let bytes = &prefix.address.0;
+            let fitted = match bytes.last_chunk::<4>() {
+                Some(low) if prefix.length >= 96 && prefix.address.is_v4() => {
+                    v4.insert(low, prefix.length - 96, value)
+                }
+                _ => v6.insert(bytes, prefix.length, value),
+            };
+            if !fitted {
+                let offset = reader.offset_of::<RouteRecord>(section::ROUTES, value as usize);
+                return Err(TableFault { offset, what: "too many routes" });
             }
         }
         Ok(Self { generation: reader.generation(), addresses: addresses.to_vec(), routes, v4, v6 })

@@ -4,6 +4,8 @@
 const SPAN: usize = 256;
 /// Set in an entry that leads to another node.
 const NODE: u32 = 1 << 31;
+/// Most nodes: 640 MiB. A table that would need more is refused, lest its sender takes all memory.
+const MAX_NODES: usize = if cfg!(test) { 1 << 10 } else { 1 << 19 };
 
 /// Values by prefix. A value is below 2^31 - 1.
 #[derive(Debug)]
@@ -20,9 +22,15 @@ impl Trie {
     }
 
     /// Adds `value` for the first `length` bits of `key`, which has enough bytes. A second value for the
-    /// same prefix replaces the first.
-    pub(crate) fn insert(&mut self, key: &[u8], length: u8, value: u32) {
+    /// same prefix replaces the first. `false`, and nothing added, if there is no room.
+    #[must_use]
+    pub(crate) fn insert(&mut self, key: &[u8], length: u8, value: u32) -> bool {
+        // A key makes at most one node for each of its bytes.
+        if self.entries.len() / SPAN + key.len() > MAX_NODES {
+            return false;
+        }
         self.insert_at(0, key, length, 0, value + 1);
+        true
     }
 
     fn insert_at(&mut self, node: usize, key: &[u8], length: u8, depth: u8, leaf: u32) {
@@ -111,7 +119,7 @@ mod tests {
         ) {
             let mut trie = Trie::new();
             for (&(address, length), &value) in &routes {
-                trie.insert(&address.to_be_bytes(), length, value);
+                prop_assert!(trie.insert(&address.to_be_bytes(), length, value));
             }
             let mut hits = 0;
             for ((address, _), low) in probes {
@@ -131,12 +139,27 @@ mod tests {
     }
 
     #[test]
+    fn a_full_trie_takes_nothing_and_answers_on() {
+        let mut trie = Trie::new();
+        let key = |n: u16| {
+            let mut key = [0x20; 16];
+            key[..2].copy_from_slice(&n.to_be_bytes());
+            key
+        };
+        let fitted = (0..u16::MAX).take_while(|&n| trie.insert(&key(n), 128, u32::from(n))).count() as u16;
+        assert!((50..200).contains(&fitted), "{fitted}");
+        assert!(trie.entries.len() / SPAN <= MAX_NODES);
+        assert!((0..fitted).all(|n| trie.lookup(&key(n)) == Some(u32::from(n))));
+        assert_eq!(trie.lookup(&key(fitted)), None);
+    }
+
+    #[test]
     fn sixteen_levels() {
         let mut trie = Trie::new();
         let host = [0x20, 1, 0xd, 0xb8, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
-        trie.insert(&[0; 16], 0, 1);
-        trie.insert(&host, 128, 3);
-        trie.insert(&host, 33, 2);
+        assert!(trie.insert(&[0; 16], 0, 1));
+        assert!(trie.insert(&host, 128, 3));
+        assert!(trie.insert(&host, 33, 2));
         assert_eq!(trie.lookup(&host), Some(3));
         let mut other = host;
         other[15] = 8;

@@ -3,7 +3,7 @@
 
 use crate::link::WorkerLink;
 use crate::segment::{PeerSegment, Segment, SegmentError};
-use crate::socket::{Connection, Received, SocketError};
+use crate::socket::{Connection, Descriptors, Received, SocketError};
 use crate::statistics::Statistics;
 use crate::table::SealedTable;
 use std::io;
@@ -120,7 +120,7 @@ pub fn serve_hello(connection: Connection, statistics: &Statistics) -> Hello {
 fn welcome(
     connection: &Connection,
     hello: &Message,
-    descriptors: Vec<OwnedFd>,
+    descriptors: Descriptors,
     statistics: &Statistics,
 ) -> Result<(PeerSegment, Vec<WorkerLink>), AttachError> {
     same_build(hello).map_err(AttachError::Refused)?;

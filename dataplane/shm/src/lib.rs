@@ -26,6 +26,9 @@ mod mapping;
 mod words;
 
 #[cfg(not(loom))]
+mod closer;
+
+#[cfg(not(loom))]
 pub mod attach;
 #[cfg(not(loom))]
 pub mod link;

@@ -1,6 +1,7 @@
 //! A process's own segment, and the peer's as this process may see it.
 
 use crate::atomic::Ordering;
+use crate::closer;
 use crate::mapping::Mapping;
 use crate::page::{self, PageReader, PageWriter};
 use crate::words::{Own, Peer};
@@ -201,7 +202,10 @@ impl PeerSegment {
     /// # Errors
     /// If the descriptor is not such a segment, or could change under us.
     pub fn map(fd: OwnedFd, length: usize) -> Result<Self, SegmentError> {
-        check(fd.as_fd(), length, SEGMENT_SEALS)?;
+        if let Err(error) = check(fd.as_fd(), length, SEGMENT_SEALS) {
+            closer::close(fd);
+            return Err(error);
+        }
         let mapping = Mapping::shared(fd.as_fd(), length, false)?;
         Ok(Self { peer: Peer(Arc::new(mapping)), length })
     }

@@ -1,5 +1,6 @@
 //! The unix socket of the handshake: one [`Message`] a packet, descriptors beside it.
 
+use crate::closer;
 use core::mem::MaybeUninit;
 use core::time::Duration;
 use rustix::io::Errno;
@@ -18,6 +19,10 @@ use zerocopy::{FromBytes, IntoBytes};
 
 /// Most descriptors beside a message.
 pub const MAX_DESCRIPTORS: usize = 2;
+
+/// Most that the kernel lets any packet carry (`SCM_MAX_FD`). With room for all of them none is left for it to close
+/// while we wait.
+const MOST_DESCRIPTORS: usize = 253;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 16;
@@ -102,6 +107,9 @@ impl Listener {
     /// # Errors
     /// If the kernel has no descriptor left or does not tell who connected.
     pub fn accept(&self) -> io::Result<Option<(Connection, Credentials)>> {
+        if closer::is_clogged() {
+            return Ok(None);
+        }
         match accept_with(&self.fd, SocketFlags::CLOEXEC) {
             Ok(fd) => {
                 let peer = socket_peercred(&fd)?;
@@ -164,17 +172,56 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 #[derive(Debug)]
 pub enum Received {
     /// A message and the descriptors beside it, close-on-exec.
-    Message(Message, Vec<OwnedFd>),
+    Message(Message, Descriptors),
     /// Nothing is there.
     Nothing,
     /// The peer closed its end.
     Closed,
 }
 
+/// Descriptors that the peer sent, of whatever kind. Dropped, they are closed by a thread of its own: closing may
+/// wait for the peer.
+#[derive(Debug, Default)]
+pub struct Descriptors(Vec<OwnedFd>);
+
+impl core::ops::Deref for Descriptors {
+    type Target = [OwnedFd];
+
+    fn deref(&self) -> &[OwnedFd] {
+        &self.0
+    }
+}
+
+impl<const N: usize> TryFrom<Descriptors> for [OwnedFd; N] {
+    type Error = Descriptors;
+
+    /// All of them, if they are `N`.
+    fn try_from(mut descriptors: Descriptors) -> Result<Self, Descriptors> {
+        Self::try_from(core::mem::take(&mut descriptors.0)).map_err(Descriptors)
+    }
+}
+
+impl Drop for Descriptors {
+    fn drop(&mut self) {
+        self.0.drain(..).for_each(closer::close);
+    }
+}
+
 /// One end of a connection.
 #[derive(Debug)]
 pub struct Connection {
     fd: OwnedFd,
+}
+
+impl Drop for Connection {
+    /// The peer sees the end at once. What it sent and nobody read goes with the last descriptor, and may hold
+    /// descriptors whose end the peer can draw out: that is left to the closer.
+    fn drop(&mut self) {
+        let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Both);
+        if let Ok(last) = self.fd.try_clone() {
+            closer::close(last);
+        }
+    }
 }
 
 impl Connection {
@@ -252,8 +299,7 @@ impl Connection {
 
     fn receive_with(&self, flags: RecvFlags) -> Result<Received, SocketError> {
         let mut bytes = [0u8; size_of::<Message>()];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
-        // Dropped, it closes what was not taken out of it.
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut reset = false;
         let received = loop {
@@ -268,13 +314,13 @@ impl Connection {
                 Err(errno) => return Err(errno.into()),
             }
         };
-        let mut descriptors = Vec::new();
+        let mut descriptors = Descriptors::default();
         for part in control.drain() {
             if let RecvAncillaryMessage::ScmRights(rights) = part {
-                descriptors.extend(rights);
+                descriptors.0.extend(rights);
             }
         }
-        if received.flags.contains(ReturnFlags::CTRUNC) {
+        if received.flags.contains(ReturnFlags::CTRUNC) || descriptors.len() > MAX_DESCRIPTORS {
             return Err(SocketError::Malformed("more descriptors than any message carries"));
         }
         if received.flags.contains(ReturnFlags::TRUNC) {

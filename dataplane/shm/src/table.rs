@@ -1,5 +1,6 @@
 //! Tables that travel whole: a memfd that nobody can write any more.
 
+use crate::closer;
 use crate::mapping::Mapping;
 use crate::segment::{self, SegmentError};
 use rustix::fs::{SealFlags, fcntl_add_seals};
@@ -52,9 +53,15 @@ impl SealedTable {
     pub fn map(fd: OwnedFd, length: u64) -> Result<Self, SegmentError> {
         let bytes = match usize::try_from(length) {
             Ok(bytes @ 1..=MAX_TABLE) => bytes,
-            _ => return Err(SegmentError::Length { expected: MAX_TABLE as u64, actual: length }),
+            _ => {
+                closer::close(fd);
+                return Err(SegmentError::Length { expected: MAX_TABLE as u64, actual: length });
+            }
         };
-        segment::check(fd.as_fd(), bytes, SEALS)?;
+        if let Err(error) = segment::check(fd.as_fd(), bytes, SEALS) {
+            closer::close(fd);
+            return Err(error);
+        }
         Ok(Self { mapping: Mapping::private(fd.as_fd(), bytes)?, fd })
     }
 

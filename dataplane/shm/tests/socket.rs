@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::ErrorKind;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 use turnpike_abi::attach::{AttachResult, Message, MessageKind};
@@ -35,7 +35,7 @@ fn messages_arrive_whole_with_their_descriptors() {
     let Received::Message(message, descriptors) = right.receive().unwrap() else { panic!() };
     assert_eq!(message.as_bytes(), sent.as_bytes());
     assert_eq!(descriptors.len(), 2);
-    for fd in &descriptors {
+    for fd in descriptors.iter() {
         let flags = rustix::io::fcntl_getfd(fd).unwrap();
         assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
     }
@@ -284,4 +284,42 @@ fn more_descriptors_than_allowed_are_refused_and_closed() {
     drop(writer);
     let mut byte = [0];
     assert_eq!(rustix::io::read(&reader, &mut byte).unwrap(), 0);
+}
+
+/// A TCP socket that lingers as long as its peer does not read: to close the last descriptor of it waits.
+fn lingering() -> (std::net::TcpStream, std::net::TcpStream) {
+    use std::io::Write;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut left = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (right, _) = listener.accept().unwrap();
+    rustix::net::sockopt::set_socket_linger(&left, Some(Duration::from_secs(60))).unwrap();
+    left.set_nonblocking(true).unwrap();
+    while left.write(&[0; 65536]).is_ok() {}
+    (left, right)
+}
+
+#[test]
+fn descriptors_whose_close_waits_hold_nobody_up() {
+    let begin = std::time::Instant::now();
+    let hello = Message { value: 4096, ..Message::new(MessageKind::HELLO) };
+    let mut others = Vec::new();
+    let mut send = |left: &Connection, count: usize| {
+        for _ in 0..count {
+            let (socket, other) = lingering();
+            left.send(&hello, &[socket.as_fd()]).unwrap();
+            others.push(other);
+        }
+    };
+    // Dropped with its message, refused as a segment and as a table, and never read at all.
+    let (left, right) = Connection::pair().unwrap();
+    send(&left, 4);
+    drop(right.receive().unwrap());
+    for map in [|fd| PeerSegment::map(fd, 4096).is_err(), |fd| SealedTable::map(fd, 4096).is_err()] {
+        let Received::Message(_, descriptors) = right.receive().unwrap() else { panic!() };
+        let [fd] = <[OwnedFd; 1]>::try_from(descriptors).unwrap();
+        assert!(map(fd));
+    }
+    drop(right);
+    assert!(matches!(left.send(&hello, &[]), Err(SocketError::Io(_))), "the end shows at once");
+    assert!(begin.elapsed() < Duration::from_secs(30));
 }
