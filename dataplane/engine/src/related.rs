@@ -42,6 +42,15 @@ const fn is_reply(kind: u8) -> bool {
 }
 
 impl<B: Buffer> Worker<B> {
+    /// Of an ICMP error, the host that the embedded packet was for: the error is about its flow, whoever
+    /// sent it. `None` of any other packet.
+    pub(crate) fn reporting_for(&self, frame: &[u8], packet: &Packet) -> Result<Option<Address>, DropReason> {
+        match packet.transport {
+            Transport::IcmpError { .. } => embedded(frame, packet).map(|(_, tuple)| Some(tuple.destination)),
+            _ => Ok(None),
+        }
+    }
+
     /// The external port that the embedded packet left from, which names the error's owner.
     pub(crate) fn embedded_port(&self, frame: &[u8], packet: &Packet) -> Result<u16, DropReason> {
         embedded(frame, packet).map(|(_, tuple)| tuple.source_port)
@@ -75,7 +84,7 @@ impl<B: Buffer> Worker<B> {
             // No error about an error: the reply is left out, the reason stays.
             Verdict::Refuse(Refusal { reason, kind, mtu: 0, packet: *packet })
         };
-        if packet.ttl <= 1 && !hairpin {
+        if packet.ttl <= 1 {
             return refused(DropReason::TtlExpired, IcmpKind::TimeExceeded);
         }
         let egress = match (rewrite, egress) {
@@ -108,12 +117,20 @@ impl<B: Buffer> Worker<B> {
     /// The first half of a hairpinned error: its source side is translated, its destination is not yet.
     pub(crate) fn related_rewrite(&mut self, buffer: &mut B, packet: &Packet) -> Result<(), DropReason> {
         let (inner, rewrite) = self.rewrite_for(buffer.bytes(), packet)?;
+        if !matches!(rewrite, Rewrite::Source(_)) {
+            return Err(DropReason::IcmpNoSession);
+        }
         self.rewrite_error(buffer, packet, &inner, &rewrite);
         Ok(())
     }
 
     fn rewrite_for(&self, frame: &[u8], packet: &Packet) -> Result<(Inner, Rewrite), DropReason> {
         let (inner, tuple) = embedded(frame, packet)?;
+        // RFC 5508 REQ-4: it is for the sender of what it quotes. To anybody else it would carry what its
+        // sender likes past the firewall.
+        if tuple.source != Address(packet.destination) {
+            return Err(DropReason::IcmpNoSession);
+        }
         // Packets that answer the embedded one travel the error's own way.
         let (flow, way) = self.flows.find(&answering(&tuple)).ok_or(DropReason::IcmpNoSession)?;
         let flow = self.flows.record(flow).ok_or(DropReason::InternalError)?;

@@ -93,10 +93,15 @@ impl<B: Buffer> Worker<B> {
                 NatVerdict::NoRule => {}
             }
         }
+        // RFC 5508 REQ-5: a router reports in its own name about a flow of the host behind it.
+        let source_end = match self.reporting_for(buffer.bytes(), packet) {
+            Ok(host) => host.unwrap_or(source),
+            Err(reason) => return Verdict::Drop(reason),
+        };
         let owner = match sides {
-            (Side::INSIDE, Side::OUTSIDE) => steering::owner_of_inside(source, self.workers),
+            (Side::INSIDE, Side::OUTSIDE) => steering::owner_of_inside(source_end, self.workers),
             (Side::OUTSIDE, Side::INSIDE) => steering::owner_of_inside(destination, self.workers),
-            _ => steering::owner_of_pair(source, destination, self.workers),
+            _ => steering::owner_of_pair(source_end, destination, self.workers),
         };
         if owner != self.id && passing.stage == Stage::Fresh {
             return Verdict::Cross(owner, Stage::Steered);
@@ -139,7 +144,11 @@ impl<B: Buffer> Worker<B> {
     ) -> Verdict {
         let (source, destination) = (Address(packet.source), Address(packet.destination));
         let zone = tables.policy.pool(target).map_or(passing.from, |pool| pool.zone);
-        let owner = steering::owner_of_inside(source, self.workers);
+        let source_end = match self.reporting_for(buffer.bytes(), packet) {
+            Ok(host) => host.unwrap_or(source),
+            Err(reason) => return Verdict::Drop(reason),
+        };
+        let owner = steering::owner_of_inside(source_end, self.workers);
         if owner != self.id && passing.stage == Stage::Fresh {
             return Verdict::Cross(owner, Stage::Steered);
         }

@@ -1,0 +1,131 @@
+//! What a hostile review found, kept found.
+
+use turnpike_abi::command::{Kind, PinholeAdd, Slot, Walk, WalkTable};
+use turnpike_abi::counters::{Counter, DropReason, FirewallAction, ProtocolClass, TcpState};
+use turnpike_abi::event::{AckResult, WalkEnd};
+use turnpike_abi::table::{
+    Action, InterfaceRecord, NatAction, NatRuleRecord, Side, ZonePairRecord, ZoneRecord,
+};
+use turnpike_abi::{InterfaceId, PoolId, PortId, Prefix, WorkerId, ZoneId, steering};
+use turnpike_engine::Interface;
+use turnpike_sim::packets::{Build, Seen, see};
+use turnpike_sim::tables::{ForwardingTable, INSIDE, OUTSIDE, PolicyTable, address, rule};
+use turnpike_sim::{Appliance, Steering, station};
+use turnpike_wire::packet::{TCP_ACK, TCP_RST, TCP_SYN};
+
+const HOST: &str = "10.0.0.9";
+const OTHER_HOST: &str = "10.0.0.10";
+const SERVER: &str = "198.51.100.7";
+const GUEST: ZoneId = ZoneId(2);
+const GUEST_HOST: &str = "10.9.0.9";
+
+fn neighbours(appliance: &mut Appliance) {
+    appliance.neighbour(1, address("192.0.2.254"), [0x02, 0xee, 0, 0, 0, 1]);
+    appliance.neighbour(1, address("2001:db8::fe"), [0x02, 0xee, 0, 0, 0, 1]);
+    for (host, last) in [(HOST, 1), (OTHER_HOST, 2), ("fd00::9", 3), ("fd00::a", 4)] {
+        appliance.neighbour(0, address(host), [0x02, 0xff, 0, 0, 0, last]);
+    }
+}
+
+fn appliance(workers: u8) -> Appliance {
+    let mut appliance = Appliance::new(workers);
+    neighbours(&mut appliance);
+    appliance
+}
+
+/// The default box and a third interface 10.9.0.1/16 in a zone of guests.
+fn with_guests(workers: u8, change: impl FnOnce(&mut PolicyTable)) -> Appliance {
+    let interface = |index| Interface { port: PortId(index), vlan: 0, mac: station(index), mtu: 1500 };
+    let mut appliance = Appliance::bare(workers, (0..3).map(interface).collect(), 1024);
+    let mut policy = PolicyTable::default();
+    policy.zones.push(ZoneRecord { side: Side::INSIDE, ..ZoneRecord::default() });
+    policy.interfaces.push(InterfaceRecord {
+        interface: InterfaceId(2),
+        zone: GUEST,
+        mtu: 1500,
+        ..InterfaceRecord::default()
+    });
+    policy.pairs.push(ZonePairRecord {
+        from: GUEST,
+        to: OUTSIDE,
+        action: Action::ACCEPT,
+        ..ZonePairRecord::default()
+    });
+    change(&mut policy);
+    appliance.policy(&policy);
+    let mut forwarding = ForwardingTable::default();
+    forwarding.address("10.9.0.1", 16, 2);
+    appliance.forwarding(&forwarding);
+    neighbours(&mut appliance);
+    appliance.neighbour(2, address(GUEST_HOST), [0x02, 0xff, 0, 0, 0, 9]);
+    appliance
+}
+
+fn drops(appliance: &Appliance) -> Vec<&'static str> {
+    let counters = appliance.counters();
+    DropReason::ALL.iter().filter(|&&reason| counters.drops(reason) > 0).map(|reason| reason.name()).collect()
+}
+
+fn pass(appliance: &mut Appliance, port: u16, packet: &Build) -> Option<Seen> {
+    appliance.receive(port, &[&packet.frame(port)]);
+    appliance.sent().map(|sent| see(&sent.bytes))
+}
+
+fn out(appliance: &mut Appliance, packet: &Build) -> Seen {
+    pass(appliance, 0, packet).unwrap_or_else(|| panic!("nothing left: {:?}", drops(appliance)))
+}
+
+fn external(seen: &Seen) -> (String, u16) {
+    let (ip, port) = seen.source();
+    (ip.to_string(), port)
+}
+
+/// RFC 5508 REQ-4: an error goes to the host that sent the quoted packet. Anything else carries bytes past
+/// the firewall to whomever the sender likes.
+#[test]
+fn icmp_4_an_error_reaches_nobody_but_the_sender_of_what_it_quotes() {
+    for workers in [1, 3] {
+        let mut appliance = appliance(workers);
+        out(&mut appliance, &Build::udp(("fd00::9", 5000), ("2001:db8:9::7", 53), b"a"));
+        let about = Build::udp(("fd00::9", 5000), ("2001:db8:9::7", 53), b"a").ip();
+        let error = |to| Build::icmp_error("2001:db8:9::7", to, 1, 4, 0, &about);
+        assert!(pass(&mut appliance, 1, &error("fd00::a")).is_none(), "the firewall was bypassed");
+        assert_eq!(appliance.drops(DropReason::IcmpNoSession), 1);
+        assert!(pass(&mut appliance, 1, &error("fd00::9")).is_some());
+        // The same where it is translated: to another address of the pool.
+        let left = out(&mut appliance, &Build::udp((HOST, 5000), (SERVER, 53), b"a"));
+        let pool = external(&left).0;
+        let other = if pool == "203.0.113.3" { "203.0.113.4" } else { "203.0.113.3" };
+        let error = |to| Build::icmp_error("192.0.2.254", to, 11, 0, 0, left.ip());
+        assert!(pass(&mut appliance, 1, &error(other)).is_none());
+        assert!(pass(&mut appliance, 1, &error(&pool)).is_some());
+    }
+}
+
+/// RFC 5508 REQ-5: the router in front of the host reports as well, and its address may be another worker's.
+#[test]
+fn icmp_5_an_error_of_an_inside_router_finds_the_flow_whoever_owns_the_router() {
+    for last in [20, 21, 22, 23] {
+        let mut appliance = appliance(4);
+        let left = out(&mut appliance, &Build::udp((HOST, 5000), (SERVER, 53), b"a"));
+        let (pool, _) = external(&left);
+        let inward = Build::udp((SERVER, 53), (HOST, 5000), b"back").ip();
+        let router = format!("10.0.0.{last}");
+        let error = Build::icmp_error(&router, SERVER, 3, 4, 1400, &inward);
+        let seen = pass(&mut appliance, 0, &error)
+            .unwrap_or_else(|| panic!("router {router}: {:?}", drops(&appliance)));
+        assert_eq!(seen.source().0.to_string(), pool);
+    }
+}
+
+#[test]
+fn icmp_ttl_a_hairpinned_error_does_not_leave_with_a_ttl_of_zero() {
+    let mut appliance = appliance(2);
+    let a = external(&out(&mut appliance, &Build::udp((HOST, 5000), (SERVER, 53), b"a")));
+    let b = external(&out(&mut appliance, &Build::udp((OTHER_HOST, 6000), (SERVER, 53), b"b")));
+    let over = out(&mut appliance, &Build::udp((HOST, 5000), (&b.0, b.1), b"over"));
+    let error = |ttl| Build::icmp_error(OTHER_HOST, &a.0, 3, 3, 0, over.ip()).ttl(ttl);
+    assert_eq!(pass(&mut appliance, 0, &error(2)).expect("a hairpinned error").packet.ttl, 1);
+    assert!(pass(&mut appliance, 0, &error(1)).is_none());
+    assert_eq!(appliance.drops(DropReason::TtlExpired), 1);
+}
