@@ -152,8 +152,12 @@ impl<B: Buffer> Worker<B> {
         if owner != self.id && passing.stage == Stage::Fresh {
             return Verdict::Cross(owner, Stage::Steered);
         }
-        let NatVerdict::Translate(pool) = tables.policy.nat(passing.from, zone, source, destination) else {
-            return self.inbound(tables, now, passing, buffer, packet, target);
+        let pool = match tables.policy.nat(passing.from, zone, source, destination) {
+            NatVerdict::Translate(pool) => pool,
+            NatVerdict::NoRule if is_private(source) => return Verdict::Drop(DropReason::PrivateSource),
+            NatVerdict::NoRule | NatVerdict::Exempt => {
+                return self.inbound(tables, now, passing, buffer, packet, target);
+            }
         };
         if let Transport::IcmpError { .. } = packet.transport {
             if let Err(reason) = self.related_rewrite(buffer, packet) {
@@ -242,9 +246,11 @@ impl<B: Buffer> Worker<B> {
         }
         let (flow, way) = match self.flows.find(&tuple) {
             Some(found) => found,
-            None => match self.accept(tables, now, packet, &tuple, pool) {
+            None => match self.accept(tables, now, passing, packet, &tuple, pool) {
                 Ok(found) => found,
                 Err(Verdict::Drop(DropReason::NoMapping)) => return nobody(DropReason::NoMapping),
+                // As below: the frame is not as its sender knows it.
+                Err(Verdict::Refuse(refusal)) if hairpin => return Verdict::Drop(refusal.reason),
                 Err(verdict) => return verdict,
             },
         };
@@ -354,6 +360,7 @@ impl<B: Buffer> Worker<B> {
         &mut self,
         tables: &Tables,
         now: Time,
+        passing: &Passing,
         packet: &Packet,
         tuple: &Tuple,
         pool: PoolId,
@@ -375,16 +382,21 @@ impl<B: Buffer> Worker<B> {
         let inside = (binding.inside, binding.inside_port);
         let external = (binding.external, binding.external_port);
         let translated = Tuple { destination: inside.0, destination_port: inside.1, ..*tuple };
-        let from = tables.policy.pool(pool).map_or(ZoneId(0), |pool| pool.zone);
         let route = tables.forwarding.lookup(inside.0);
         let egress = self.egress(tables, route, inside.0, packet)?;
-        // A binding stands for the zone pair's default; a rule still has the last word.
-        let first = FirstPacket { from, to: egress.zone, tuple: translated, icmp: None };
-        let verdict = tables.policy.firewall(&first);
-        if verdict.by_rule && verdict.action != FirewallAction::Accept {
-            self.judge(tables, &first, packet)?;
+        // A binding stands for the zone pair's default; a rule still has the last word. A hairpinned packet
+        // comes from the pool's zone by its address and from its sender's in truth: both have a say, or a
+        // pool address were the way around a rule between inside zones.
+        let hairpin = matches!(passing.stage, Stage::Inbound { hairpin: true, .. });
+        let seen_from = tables.policy.pool(pool).filter(|_| hairpin).map(|pool| pool.zone);
+        for from in seen_from.into_iter().chain([passing.from]) {
+            let first = FirstPacket { from, to: egress.zone, tuple: translated, icmp: None };
+            let verdict = tables.policy.firewall(&first);
+            if verdict.by_rule && verdict.action != FirewallAction::Accept {
+                self.judge(tables, &first, packet)?;
+            }
         }
-        self.counters.verdict(from, egress.zone, FirewallAction::Accept);
+        self.counters.verdict(seen_from.unwrap_or(passing.from), egress.zone, FirewallAction::Accept);
         if !self.flows.has_room() {
             return Err(refuse(DropReason::FlowLimit, IcmpKind::UnreachableHost, packet));
         }

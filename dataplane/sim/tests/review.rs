@@ -129,3 +129,47 @@ fn icmp_ttl_a_hairpinned_error_does_not_leave_with_a_ttl_of_zero() {
     assert!(pass(&mut appliance, 0, &error(1)).is_none());
     assert_eq!(appliance.drops(DropReason::TtlExpired), 1);
 }
+
+/// The rules of the zone a packet came from hold, whatever way it takes to a subscriber.
+#[test]
+fn a_rule_between_inside_zones_holds_for_hairpinned_packets() {
+    for (workers, action) in [(1, Action::DROP), (3, Action::DROP), (1, Action::REJECT)] {
+        let mut appliance = with_guests(workers, |policy| {
+            policy.nat.push(NatRuleRecord {
+                from: GUEST,
+                to: OUTSIDE,
+                action: NatAction::TRANSLATE,
+                pool: PoolId(0),
+                ..NatRuleRecord::default()
+            });
+            policy.rules.push(rule(GUEST, INSIDE, action));
+        });
+        let (pool, port) = external(&out(&mut appliance, &Build::udp((HOST, 5000), (SERVER, 53), b"a")));
+        assert!(pass(&mut appliance, 2, &Build::udp((GUEST_HOST, 7), (&pool, port), b"x")).is_none());
+        assert_eq!(appliance.drops(DropReason::FirewallRuleDeny), 1);
+        // The world may.
+        assert!(pass(&mut appliance, 1, &Build::udp((SERVER, 99), (&pool, port), b"x")).is_some());
+    }
+}
+
+/// A pool address faces one outside zone; packets for it from another one are judged by where they came from.
+#[test]
+fn a_rule_is_asked_about_the_zone_a_packet_came_from_and_not_the_pools() {
+    let mut appliance = with_guests(1, |policy| {
+        policy.zones[GUEST.index()].side = Side::OUTSIDE;
+        policy.rules.push(rule(GUEST, INSIDE, Action::DROP));
+    });
+    let (pool, port) = external(&out(&mut appliance, &Build::udp((HOST, 5000), (SERVER, 53), b"a")));
+    assert!(pass(&mut appliance, 2, &Build::udp((GUEST_HOST, 7), (&pool, port), b"x")).is_none());
+    assert_eq!(appliance.drops(DropReason::FirewallRuleDeny), 1);
+    assert_eq!(appliance.counters().verdicts(GUEST, INSIDE, FirewallAction::Drop), 1);
+}
+
+/// CGN-B: what the outside could not answer does not reach a pool address either.
+#[test]
+fn cgn_b_a_private_source_without_rule_does_not_hairpin_untranslated() {
+    let mut appliance = with_guests(1, |_| {});
+    let (pool, port) = external(&out(&mut appliance, &Build::udp((HOST, 5000), (SERVER, 53), b"a")));
+    assert!(pass(&mut appliance, 2, &Build::udp((GUEST_HOST, 7), (&pool, port), b"x")).is_none());
+    assert_eq!(appliance.drops(DropReason::PrivateSource), 1);
+}
