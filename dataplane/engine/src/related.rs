@@ -8,6 +8,7 @@ use crate::{Buffer, pipeline};
 use turnpike_abi::Address;
 use turnpike_abi::counters::{Counter, Direction, DropReason, IcmpKind, ProtocolClass};
 use turnpike_abi::event::Tuple;
+use turnpike_abi::table::Side;
 use turnpike_wire::icmp;
 use turnpike_wire::inner::{self, Inner, InnerTransport};
 use turnpike_wire::packet::{Packet, Transport};
@@ -89,6 +90,9 @@ impl<B: Buffer> Worker<B> {
         }
         let egress = match (rewrite, egress) {
             (Rewrite::Destination(end), _) => match self.related_egress(tables, end.address(), packet) {
+                Ok(egress) if tables.policy.side_of(egress.zone) != Side::INSIDE => {
+                    return Verdict::Drop(DropReason::NoRoute);
+                }
                 Ok(egress) => egress,
                 Err(verdict) => return verdict,
             },

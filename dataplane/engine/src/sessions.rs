@@ -263,6 +263,10 @@ impl<B: Buffer> Worker<B> {
             Err(Verdict::Refuse(refusal)) if hairpin => return Verdict::Drop(refusal.reason),
             Err(verdict) => return verdict,
         };
+        // A subscriber is inside (RFC 4787 REQ-7). With its route gone, the default route leads outside.
+        if tables.policy.side_of(egress.zone) != Side::INSIDE {
+            return Verdict::Drop(DropReason::NoRoute);
+        }
         let direction = if hairpin { Direction::Hairpin } else { Direction::Out2In };
         match self.deliver(tables, now, passing, buffer, packet, (flow, way), egress, direction) {
             // The sender would not know the packet that the error quotes: its source is translated by now.
@@ -384,6 +388,9 @@ impl<B: Buffer> Worker<B> {
         let translated = Tuple { destination: inside.0, destination_port: inside.1, ..*tuple };
         let route = tables.forwarding.lookup(inside.0);
         let egress = self.egress(tables, route, inside.0, packet)?;
+        if tables.policy.side_of(egress.zone) != Side::INSIDE {
+            return Err(Verdict::Drop(DropReason::NoRoute));
+        }
         // A binding stands for the zone pair's default; a rule still has the last word. A hairpinned packet
         // comes from the pool's zone by its address and from its sender's in truth: both have a say, or a
         // pool address were the way around a rule between inside zones.

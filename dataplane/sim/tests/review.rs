@@ -173,3 +173,33 @@ fn cgn_b_a_private_source_without_rule_does_not_hairpin_untranslated() {
     assert!(pass(&mut appliance, 2, &Build::udp((GUEST_HOST, 7), (&pool, port), b"x")).is_none());
     assert_eq!(appliance.drops(DropReason::PrivateSource), 1);
 }
+
+/// BCP 38: nobody but the box sends from a pool address. Else one spoofed packet sets two subscribers on
+/// each other.
+#[test]
+fn a_pool_address_is_no_source_on_the_wire() {
+    for (port, workers) in [(1, 1), (1, 3), (0, 1)] {
+        let mut appliance = appliance(workers);
+        let mut policy = PolicyTable::default();
+        policy.settings.flags = 0;
+        appliance.policy(&policy);
+        let (pool, external) = external(&out(&mut appliance, &Build::udp((HOST, 5000), (SERVER, 53), b"a")));
+        let spoofed = Build::udp(("203.0.113.5", 4000), (&pool, external), b"x");
+        assert!(pass(&mut appliance, port, &spoofed).is_none());
+        assert_eq!(appliance.drops(DropReason::SpoofedSource), 1);
+    }
+}
+
+/// UDP-7: the subscriber's route is gone and the default route leads outside: its packets stay here.
+#[test]
+fn udp_7_packets_for_a_subscriber_do_not_leave_by_the_default_route() {
+    let mut appliance = appliance(1);
+    let (pool, port) = external(&out(&mut appliance, &Build::udp((HOST, 5000), (SERVER, 53), b"a")));
+    let mut table = ForwardingTable::default();
+    table.routes.retain(|route| {
+        !(route.prefix.length < 128 && route.prefix.contains(address(HOST)) && route.prefix.length > 96)
+    });
+    appliance.forwarding(&table);
+    assert!(pass(&mut appliance, 1, &Build::udp((SERVER, 53), (&pool, port), b"x")).is_none());
+    assert_eq!(appliance.drops(DropReason::NoRoute), 1);
+}
