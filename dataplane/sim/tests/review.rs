@@ -190,6 +190,20 @@ fn a_pool_address_is_no_source_on_the_wire() {
     }
 }
 
+/// RFC 7857 figure 1: a reset leads to TRANS from ESTABLISHED alone. Else three spoofed segments that nobody
+/// answered make a flow that lasts for hours.
+#[test]
+fn upd_1_a_reset_before_the_handshake_does_not_establish() {
+    let mut appliance = appliance(1);
+    let (pool, port) = external(&out(&mut appliance, &Build::tcp((HOST, 80), (SERVER, 9), TCP_SYN, b"")));
+    for flags in [TCP_SYN, TCP_RST, TCP_ACK] {
+        assert!(pass(&mut appliance, 1, &Build::tcp((SERVER, 7), (&pool, port), flags, b"")).is_some());
+    }
+    assert_eq!(appliance.counters().flows_in(TcpState::Established), 0);
+    appliance.advance(260_000, 500);
+    assert_eq!(appliance.counters().flows(ProtocolClass::Tcp).0, 0);
+}
+
 /// UDP-7: the subscriber's route is gone and the default route leads outside: its packets stay here.
 #[test]
 fn udp_7_packets_for_a_subscriber_do_not_leave_by_the_default_route() {
