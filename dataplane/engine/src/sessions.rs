@@ -322,7 +322,7 @@ impl<B: Buffer> Worker<B> {
         } else {
             self.counters.verdict(from, to, FirewallAction::Accept);
         }
-        if !self.flows.has_room() {
+        if !self.flows.has_room(inbound) {
             return Err(refuse(DropReason::FlowLimit, IcmpKind::UnreachableHost, packet));
         }
         let Some(pool) = pool else {
@@ -404,7 +404,7 @@ impl<B: Buffer> Worker<B> {
             }
         }
         self.counters.verdict(seen_from.unwrap_or(passing.from), egress.zone, FirewallAction::Accept);
-        if !self.flows.has_room() {
+        if !self.flows.has_room(true) {
             return Err(refuse(DropReason::FlowLimit, IcmpKind::UnreachableHost, packet));
         }
         let internal = Verdict::Drop(DropReason::InternalError);

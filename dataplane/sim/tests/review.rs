@@ -204,6 +204,29 @@ fn upd_1_a_reset_before_the_handshake_does_not_establish() {
     assert_eq!(appliance.counters().flows(ProtocolClass::Tcp).0, 0);
 }
 
+/// One sender outside must not use up the table that subscribers need.
+#[test]
+fn flows_from_outside_leave_room_for_those_from_inside() {
+    let interface = |index| Interface { port: PortId(index), vlan: 0, mac: station(index), mtu: 1500 };
+    let mut appliance = Appliance::bare(1, vec![interface(0), interface(1)], 64);
+    appliance.policy(&PolicyTable::default());
+    appliance.forwarding(&ForwardingTable::default());
+    neighbours(&mut appliance);
+    let (pool, port) = external(&out(&mut appliance, &Build::tcp((HOST, 80), (SERVER, 9), TCP_SYN, b"")));
+    for from in 1000..1200 {
+        pass(&mut appliance, 1, &Build::tcp((SERVER, from), (&pool, port), TCP_SYN, b""));
+    }
+    assert!(appliance.drops(DropReason::FlowLimit) > 0);
+    while appliance.sent().is_some() {}
+    let left = out(&mut appliance, &Build::tcp((OTHER_HOST, 81), (SERVER, 9), TCP_SYN, b""));
+    assert_eq!(left.packet.protocol, 6, "refused: {:?}", drops(&appliance));
+    // They give their room back.
+    appliance.advance(300_000, 500);
+    assert_eq!(appliance.counters().flows(ProtocolClass::Tcp).0, 0);
+    let (pool, port) = external(&out(&mut appliance, &Build::tcp((HOST, 80), (SERVER, 9), TCP_SYN, b"")));
+    assert!(pass(&mut appliance, 1, &Build::tcp((SERVER, 7), (&pool, port), TCP_SYN, b"")).is_some());
+}
+
 /// UDP-7: the subscriber's route is gone and the default route leads outside: its packets stay here.
 #[test]
 fn udp_7_packets_for_a_subscriber_do_not_leave_by_the_default_route() {
