@@ -30,6 +30,8 @@ pub(crate) struct Binding {
     /// The port lies in another worker's block, which leased it.
     leased: bool,
     pub(crate) created: Time,
+    /// Last packet from inside (RFC 4787 REQ-6).
+    pub(crate) last: Time,
     pub(crate) flows: u32,
     /// First flow of the list that [`crate::flows::Flow::next`] continues.
     pub(crate) first_flow: u32,
@@ -190,6 +192,7 @@ impl Bindings {
             remote_ports: [0, u16::MAX],
             leased: false,
             created: now,
+            last: now,
             flows: 0,
             first_flow: NONE,
             live: true,
@@ -336,6 +339,7 @@ impl Bindings {
             remote_ports,
             leased,
             created: now,
+            last: now,
             flows: 0,
             first_flow: NONE,
             live: true,

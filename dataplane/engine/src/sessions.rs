@@ -410,8 +410,18 @@ impl<B: Buffer> Worker<B> {
         let internal = Verdict::Drop(DropReason::InternalError);
         let inward = Endpoint::new(external, inside).map(Rewrite::Destination).ok_or(internal)?;
         let outward = Endpoint::new(inside, external).map(Rewrite::Source).ok_or(internal)?;
-        let flow =
-            new_flow(now, *tuple, answering(&translated), [inward, outward], state, true, Some(number));
+        let reverse = answering(&translated);
+        // The inside end talks to this remote end through its mapping in another pool: packets of both could
+        // not be told apart.
+        if self.flows.find(&reverse).is_some() {
+            return Err(Verdict::Drop(DropReason::FilteredRemote));
+        }
+        let mut flow = new_flow(now, *tuple, reverse, [inward, outward], state, true, Some(number));
+        // RFC 4787 REQ-6: what comes from outside does not keep a mapping, a new flow no more than a packet.
+        let refreshes = tables.policy.settings.flags & SettingsRecord::UDP_INBOUND_REFRESH != 0;
+        if flow.class == ProtocolClass::Udp && binding.pinhole == 0 && !refreshes {
+            flow.last = binding.last;
+        }
         self.counters.add(Counter::EifHits, 1);
         self.admit(tables, flow).map(|flow| (flow, Way::Forward))
     }
@@ -552,6 +562,10 @@ impl<B: Buffer> Worker<B> {
                 }
             }
             _ => record.last = now,
+        }
+        let binding = record.binding;
+        if from_inside && let Some(binding) = self.bindings.record_mut(binding) {
+            binding.last = now;
         }
     }
 

@@ -227,6 +227,19 @@ fn flows_from_outside_leave_room_for_those_from_inside() {
     assert!(pass(&mut appliance, 1, &Build::tcp((SERVER, 7), (&pool, port), TCP_SYN, b"")).is_some());
 }
 
+/// RFC 4787 REQ-6: packets from outside do not keep a mapping, however many flows they open.
+#[test]
+fn udp_6_new_flows_from_outside_do_not_keep_a_mapping() {
+    let mut appliance = appliance(2);
+    let (pool, port) = external(&out(&mut appliance, &Build::udp((HOST, 5000), (SERVER, 53), b"a")));
+    for from in 0..40 {
+        pass(&mut appliance, 1, &Build::udp((SERVER, 1000 + from), (&pool, port), b"stay"));
+        appliance.advance(10_000, 500);
+    }
+    assert_eq!(appliance.counters().bindings(ProtocolClass::Udp).0, 0);
+    assert!(appliance.drops(DropReason::NoMapping) > 0);
+}
+
 /// UDP-7: the subscriber's route is gone and the default route leads outside: its packets stay here.
 #[test]
 fn udp_7_packets_for_a_subscriber_do_not_leave_by_the_default_route() {
@@ -239,4 +252,26 @@ fn udp_7_packets_for_a_subscriber_do_not_leave_by_the_default_route() {
     appliance.forwarding(&table);
     assert!(pass(&mut appliance, 1, &Build::udp((SERVER, 53), (&pool, port), b"x")).is_none());
     assert_eq!(appliance.drops(DropReason::NoRoute), 1);
+}
+
+/// Two mappings of one inside endpoint: a remote that has a flow through one cannot have it through the other.
+/// That is a refusal and no defect of the box.
+#[test]
+fn a_remote_with_a_flow_through_one_pool_is_refused_by_the_other() {
+    let mut appliance = appliance(1);
+    let mut policy = PolicyTable::default();
+    policy.ranges[0].last = [203, 0, 113, 7];
+    let mut range = policy.ranges[0];
+    (range.first, range.last, range.pool) = ([203, 0, 113, 8], [203, 0, 113, 15], PoolId(1));
+    policy.ranges.push(range);
+    policy.pools.push(policy.pools[0]);
+    let mut first = policy.nat[0];
+    first.destination = Prefix::host(address(SERVER));
+    first.pool = PoolId(1);
+    policy.nat.insert(0, first);
+    appliance.policy(&policy);
+    out(&mut appliance, &Build::udp((HOST, 5000), (SERVER, 53), b"a"));
+    let (pool, port) = external(&out(&mut appliance, &Build::udp((HOST, 5000), ("198.51.100.8", 53), b"a")));
+    assert!(pass(&mut appliance, 1, &Build::udp((SERVER, 53), (&pool, port), b"x")).is_none());
+    assert_eq!(drops(&appliance), ["filtered_remote"]);
 }
