@@ -270,6 +270,20 @@ impl Policy {
         ranges.flat_map(|range| (range.first..=range.last).map(u32::to_be_bytes))
     }
 
+    /// The address of a pool at `index` counted modulo the pool's size; `None` of a pool without any.
+    pub(crate) fn address_at(&self, pool: PoolId, index: u64) -> Option<[u8; 4]> {
+        let ranges = || self.ranges.iter().filter(|range| range.pool == pool);
+        let size = |range: &PoolRange| u64::from(range.last - range.first) + 1;
+        let mut left = index.checked_rem(ranges().map(size).sum())?;
+        for range in ranges() {
+            if left < size(range) {
+                return Some((range.first + left as u32).to_be_bytes());
+            }
+            left -= size(range);
+        }
+        None
+    }
+
     /// Pools by id.
     pub(crate) fn pools(&self) -> impl Iterator<Item = (PoolId, &PoolRecord)> {
         self.pools.iter().enumerate().map(|(index, pool)| (PoolId(index as u16), pool))

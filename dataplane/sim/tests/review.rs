@@ -275,3 +275,41 @@ fn a_remote_with_a_flow_through_one_pool_is_refused_by_the_other() {
     assert!(pass(&mut appliance, 1, &Build::udp((SERVER, 53), (&pool, port), b"x")).is_none());
     assert_eq!(drops(&appliance), ["filtered_remote"]);
 }
+
+/// An exhausted pool of many addresses costs a new subscriber's packet no walk over them, and a port that
+/// comes free is found.
+#[test]
+fn udp_11_the_last_free_port_of_a_large_pool_is_found() {
+    let interface = |index| Interface { port: PortId(index), vlan: 0, mac: station(index), mtu: 1500 };
+    let mut appliance = Appliance::bare(1, vec![interface(0), interface(1)], 4096);
+    let mut policy = PolicyTable::default();
+    policy.ranges[0].last = [203, 0, 114, 255];
+    (policy.pools[0].port_first, policy.pools[0].port_last) = (5000, 5001);
+    appliance.policy(&policy);
+    appliance.forwarding(&ForwardingTable::default());
+    neighbours(&mut appliance);
+    let host = |n: u16| format!("10.0.{}.{}", 1 + n / 200, 1 + n % 200);
+    let addresses = 512;
+    let mut seen = std::collections::BTreeSet::new();
+    for n in 0..addresses {
+        for port in [1, 2] {
+            let left = out(&mut appliance, &Build::udp((&host(n), port), (SERVER, 53), b"a"));
+            seen.insert(external(&left));
+        }
+    }
+    // Exactly all of them: nobody was refused while a port was left, and no port was given twice.
+    assert_eq!(seen.len(), 2 * usize::from(addresses));
+    pass(&mut appliance, 0, &Build::udp((&host(addresses), 1), (SERVER, 53), b"a"));
+    assert_eq!(appliance.drops(DropReason::PortExhausted), 1);
+    appliance.advance(320_000, 500);
+    assert_eq!(appliance.counters().bindings(ProtocolClass::Udp).0, 0);
+    while appliance.sent().is_some() {}
+    // Another policy narrows the range: what is free is counted anew.
+    policy.pools[0].port_last = 5000;
+    appliance.policy(&policy);
+    out(&mut appliance, &Build::udp((&host(0), 1), (SERVER, 53), b"a"));
+    pass(&mut appliance, 0, &Build::udp((&host(0), 2), (SERVER, 53), b"a"));
+    assert_eq!(appliance.drops(DropReason::PortExhausted), 2);
+    assert_eq!(appliance.counters().get(Counter::Subscribers), 0);
+    appliance.steer(Steering::Fixed(WorkerId(0)));
+}
