@@ -254,6 +254,36 @@ fn udp_7_packets_for_a_subscriber_do_not_leave_by_the_default_route() {
     assert_eq!(appliance.drops(DropReason::NoRoute), 1);
 }
 
+#[test]
+fn a_leased_pinhole_does_not_take_a_port_of_its_own_workers_blocks() {
+    let mut appliance = appliance(2);
+    let inside = address("10.0.0.8");
+    let owner = steering::owner_of_inside(inside, 2);
+    let own = (1024..).find(|&port| steering::owner_of_port(port, 2) == owner).unwrap();
+    let add = PinholeAdd {
+        id: 1,
+        inside,
+        external: address("203.0.113.3"),
+        remote: Prefix::ANY,
+        inside_port: 80,
+        external_port: own,
+        remote_port_first: 0,
+        remote_port_last: u16::MAX,
+        pool: PoolId(0),
+        protocol: 6,
+        flags: PinholeAdd::POOL | PinholeAdd::LEASED,
+        ..PinholeAdd::default()
+    };
+    let ack = appliance.command(owner.index(), Kind::PINHOLE_ADD, &add);
+    assert_eq!(ack.result, AckResult::NOT_OWNER);
+    // Nor one that another pinhole has.
+    let other = (1024..).find(|&port| steering::owner_of_port(port, 2) != owner).unwrap();
+    let first = PinholeAdd { external_port: other, ..add };
+    assert_eq!(appliance.command(owner.index(), Kind::PINHOLE_ADD, &first).result, AckResult::OK);
+    let second = PinholeAdd { id: 2, inside_port: 81, ..first };
+    assert_eq!(appliance.command(owner.index(), Kind::PINHOLE_ADD, &second).result, AckResult::PORT_TAKEN);
+}
+
 /// Two mappings of one inside endpoint: a remote that has a flow through one cannot have it through the other.
 /// That is a refusal and no defect of the box.
 #[test]
