@@ -117,7 +117,8 @@ impl Policy {
         let mut members = vec![None; interfaces.len()];
         let records = reader.section::<InterfaceRecord>(section::INTERFACES)?;
         check(&reader, section::INTERFACES, records, |record: &InterfaceRecord| {
-            let Some(member) = members.get_mut(record.interface.index()) else {
+            let at = record.interface.index();
+            let (Some(member), Some(interface)) = (members.get_mut(at), interfaces.get(at)) else {
                 return Err("no such interface");
             };
             if !known(record.zone) {
@@ -126,7 +127,8 @@ impl Policy {
             if !(68..=9600).contains(&record.mtu) {
                 return Err("MTU out of range");
             }
-            *member = Some(*record);
+            // The device and the buffers were set up for the MTU of the start.
+            *member = Some(InterfaceRecord { mtu: record.mtu.min(interface.mtu), ..*record });
             Ok(())
         })?;
 

@@ -284,6 +284,21 @@ fn a_leased_pinhole_does_not_take_a_port_of_its_own_workers_blocks() {
     assert_eq!(appliance.command(owner.index(), Kind::PINHOLE_ADD, &second).result, AckResult::PORT_TAKEN);
 }
 
+/// What the device was set up for is the most it takes, whatever the policy says.
+#[test]
+fn a_policy_cannot_raise_the_mtu_above_the_devices() {
+    let mut appliance = appliance(1);
+    let mut policy = PolicyTable::default();
+    for member in &mut policy.interfaces {
+        member.mtu = 9000;
+    }
+    appliance.policy(&policy);
+    let big = Build::udp((HOST, 5000), (SERVER, 53), &[7; 2000]).df();
+    let seen = pass(&mut appliance, 0, &big).expect("an answer");
+    assert_eq!(seen.icmp(), (3, 4));
+    assert_eq!(seen.ip()[26..28], 1500u16.to_be_bytes());
+}
+
 /// Two mappings of one inside endpoint: a remote that has a flow through one cannot have it through the other.
 /// That is a refusal and no defect of the box.
 #[test]
