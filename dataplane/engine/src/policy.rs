@@ -346,7 +346,7 @@ fn rule_matches(rule: &FirewallRuleRecord, packet: &FirstPacket) -> bool {
     };
     // A rule for ICMP means the ICMP of its family.
     let protocol_matches = any_or(rule.protocol, tuple.protocol)
-        || (rule.protocol == u16::from(ICMP) && tuple.protocol == ICMPV6);
+        || (rule.protocol == u16::from(ICMP) && tuple.protocol == ICMPV6 && !tuple.source.is_v4());
     family_matches
         && protocol_matches
         && zone_matches(rule.from, packet.from)

@@ -2,14 +2,13 @@
 //! neither refresh nor end it (RFC 4787 REQ-12, RFC 5382 REQ-10, RFC 5508 REQ-6).
 
 use crate::pipeline::{Refusal, Tables, Verdict, Worker};
-use crate::sessions::{Egress, answering};
+use crate::sessions::{Egress, answering, query_port};
 use crate::translate::{self, Rewrite};
 use crate::{Buffer, pipeline};
 use turnpike_abi::Address;
 use turnpike_abi::counters::{Counter, Direction, DropReason, IcmpKind, ProtocolClass};
 use turnpike_abi::event::Tuple;
 use turnpike_abi::table::Side;
-use turnpike_wire::icmp;
 use turnpike_wire::inner::{self, Inner, InnerTransport};
 use turnpike_wire::packet::{Packet, Transport};
 use turnpike_wire::rewrite;
@@ -22,7 +21,7 @@ fn embedded(frame: &[u8], packet: &Packet) -> Result<(Inner, Tuple), DropReason>
     let inner = inner::parse(frame, at, packet.end, packet.family).map_err(pipeline::reason_of)?;
     let (source_port, destination_port) = match inner.kind {
         InnerTransport::Ports { source_port, destination_port, .. } => (source_port, destination_port),
-        InnerTransport::Query { identifier, kind, .. } => (identifier, u16::from(is_reply(kind))),
+        InnerTransport::Query { identifier, kind, .. } => (identifier, query_port(kind)),
         InnerTransport::IcmpError => return Err(DropReason::IcmpDoubleError),
         InnerTransport::Other => (0, 0),
     };
@@ -35,11 +34,6 @@ fn embedded(frame: &[u8], packet: &Packet) -> Result<(Inner, Tuple), DropReason>
         reserved: [0; 3],
     };
     Ok((inner, tuple))
-}
-
-/// Echo and Timestamp replies of either family.
-const fn is_reply(kind: u8) -> bool {
-    matches!(kind, icmp::ECHO_REPLY | icmp::TIMESTAMP_REPLY | icmp::V6_ECHO_REPLY)
 }
 
 impl<B: Buffer> Worker<B> {

@@ -13,6 +13,7 @@ use turnpike_abi::counters::{
 use turnpike_abi::event::{BindingRow, Tuple};
 use turnpike_abi::table::{SettingsRecord, Side};
 use turnpike_abi::{Address, InterfaceId, PoolId, ZoneId, steering};
+use turnpike_wire::icmp;
 use turnpike_wire::packet::{self, Family, Packet, TCP_SYN, Transport};
 use turnpike_wire::rewrite;
 
@@ -29,13 +30,13 @@ pub(crate) struct Egress {
     pub(crate) mtu: u16,
 }
 
-/// The tuple of a packet that can belong to a flow. A query's identifier is its source port; its
-/// destination port tells a request (0) from a reply (1), so that a reply matches only what was asked.
+/// The tuple of a packet that can belong to a flow. A query's identifier is its source port; see
+/// [`query_port`] for the other.
 pub(crate) fn tuple_of(packet: &Packet) -> Option<Tuple> {
     let (source_port, destination_port) = match packet.transport {
         Transport::Tcp { source_port, destination_port, .. }
         | Transport::Udp { source_port, destination_port, .. } => (source_port, destination_port),
-        Transport::IcmpQuery { identifier, reply, .. } => (identifier, u16::from(reply)),
+        Transport::IcmpQuery { identifier, kind, .. } => (identifier, query_port(kind)),
         Transport::Other => (0, 0),
         Transport::IcmpError { .. } | Transport::IcmpOther { .. } | Transport::None => return None,
     };
@@ -47,6 +48,18 @@ pub(crate) fn tuple_of(packet: &Packet) -> Option<Tuple> {
         protocol: packet.protocol,
         reserved: [0; 3],
     })
+}
+
+/// The destination port of a query's tuple: 0 and 1 for an echo request and its reply, 2 and 3 for a
+/// timestamp's, so that a reply matches only what was asked, and a rule for one type is not passed under the
+/// flow of another.
+pub(crate) const fn query_port(kind: u8) -> u16 {
+    match kind {
+        icmp::ECHO_REPLY | icmp::V6_ECHO_REPLY => 1,
+        icmp::TIMESTAMP => 2,
+        icmp::TIMESTAMP_REPLY => 3,
+        _ => 0,
+    }
 }
 
 /// The tuple of packets that answer those of `tuple`.

@@ -299,6 +299,22 @@ fn a_policy_cannot_raise_the_mtu_above_the_devices() {
     assert_eq!(seen.ip()[26..28], 1500u16.to_be_bytes());
 }
 
+/// A rule for a type of query holds although another type with the same identifier is allowed.
+#[test]
+fn an_echo_does_not_open_the_way_for_a_timestamp() {
+    let mut appliance = appliance(1);
+    let mut policy = PolicyTable::default();
+    let mut timestamps = rule(INSIDE, OUTSIDE, Action::DROP);
+    (timestamps.protocol, timestamps.icmp_type) = (1, 13);
+    policy.rules.push(timestamps);
+    appliance.policy(&policy);
+    out(&mut appliance, &Build::echo(HOST, SERVER, 7, false, b"0123456789abcdef"));
+    let mut timestamp = Build::echo(HOST, SERVER, 7, false, b"0123456789ab");
+    timestamp.message[0] = 13;
+    assert!(pass(&mut appliance, 0, &timestamp).is_none());
+    assert_eq!(appliance.drops(DropReason::FirewallRuleDeny), 1);
+}
+
 /// Two mappings of one inside endpoint: a remote that has a flow through one cannot have it through the other.
 /// That is a refusal and no defect of the box.
 #[test]
