@@ -457,15 +457,21 @@ impl Bindings {
 
     /// The first binding from `from` on that the pools of a new policy no longer allow.
     pub(crate) fn outdated(&self, policy: &Policy, from: usize) -> Option<usize> {
-        let mut translated = self.walk(from).filter(|(_, binding)| binding.pool != BindingRow::NO_POOL);
+        let mut translated =
+            self.walk(from, usize::MAX).filter(|(_, binding)| binding.pool != BindingRow::NO_POOL);
         translated
             .find(|(_, binding)| policy.pool_of(binding.external) != Some(binding.pool))
             .map(|(number, _)| number)
     }
 
-    /// Bindings from `cursor` on, with their numbers.
-    pub(crate) fn walk(&self, cursor: usize) -> impl Iterator<Item = (usize, &Binding)> {
-        self.slab.iter().enumerate().skip(cursor).filter(|(_, binding)| binding.live)
+    /// Bindings among the `records` records from `cursor` on, with their numbers.
+    pub(crate) fn walk(&self, cursor: usize, records: usize) -> impl Iterator<Item = (usize, &Binding)> {
+        self.slab.iter().enumerate().skip(cursor).take(records).filter(|(_, binding)| binding.live)
+    }
+
+    /// Records there are, live or not.
+    pub(crate) fn records(&self) -> usize {
+        self.slab.len()
     }
 }
 

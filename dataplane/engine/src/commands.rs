@@ -19,6 +19,8 @@ use turnpike_wire::ethernet;
 
 /// Most rows one walk sends.
 const WALK_ROWS: u32 = 256;
+/// Most records one walk looks at: a large table that is nearly empty must not hold up packets.
+const WALK_RECORDS: usize = 4096;
 
 type Answer = Result<AckResult, Violation>;
 
@@ -167,19 +169,18 @@ impl<B: Buffer> Worker<B> {
             WalkTable::FLOWS => {
                 let worker = self.id;
                 let settings = tables.map(|tables| tables.policy.settings);
-                let mut rows = self.flows.walk(cursor);
+                let mut rows = self.flows.walk(cursor, WALK_RECORDS);
                 for (_, flow) in rows.by_ref().take(limit) {
                     end.rows += 1;
                     let row = flow_row(flow, worker, now, settings.as_ref());
                     out.events.push(Slot::new(Kind::FLOW_ROW, sequence, &row));
                 }
-                if let Some((next, _)) = rows.next() {
-                    end.cursor = next as u64;
-                }
+                let next = rows.next().map(|(next, _)| next);
+                end.cursor = go_on(next, cursor, self.flows.records());
             }
             WalkTable::BINDINGS => {
                 let worker = self.id;
-                let mut rows = self.bindings.walk(cursor);
+                let mut rows = self.bindings.walk(cursor, WALK_RECORDS);
                 for (_, binding) in rows.by_ref().take(limit) {
                     end.rows += 1;
                     let row = BindingRow {
@@ -198,9 +199,8 @@ impl<B: Buffer> Worker<B> {
                     };
                     out.events.push(Slot::new(Kind::BINDING_ROW, sequence, &row));
                 }
-                if let Some((next, _)) = rows.next() {
-                    end.cursor = next as u64;
-                }
+                let next = rows.next().map(|(next, _)| next);
+                end.cursor = go_on(next, cursor, self.bindings.records());
             }
             _ => return Err(Violation("walk over an unknown table")),
         }
@@ -216,6 +216,16 @@ impl<B: Buffer> Worker<B> {
             self.end_binding(outdated as u32);
             from = outdated + 1;
         }
+    }
+}
+
+/// Where a walk from `cursor` goes on: at the `next` row, or behind the records it looked at.
+fn go_on(next: Option<usize>, cursor: usize, records: usize) -> u64 {
+    let behind = cursor.saturating_add(WALK_RECORDS);
+    match next {
+        Some(next) => next as u64,
+        None if behind < records => behind as u64,
+        None => WalkEnd::DONE,
     }
 }
 

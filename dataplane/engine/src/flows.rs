@@ -130,8 +130,13 @@ impl Flows {
         self.free.push(flow);
     }
 
-    /// Live flows from `cursor` on, with their numbers.
-    pub(crate) fn walk(&self, cursor: usize) -> impl Iterator<Item = (usize, &Flow)> {
-        self.slab.iter().enumerate().skip(cursor).filter(|(_, flow)| !flow.ended)
+    /// Live flows among the `records` records from `cursor` on, with their numbers.
+    pub(crate) fn walk(&self, cursor: usize, records: usize) -> impl Iterator<Item = (usize, &Flow)> {
+        self.slab.iter().enumerate().skip(cursor).take(records).filter(|(_, flow)| !flow.ended)
+    }
+
+    /// Records there are, live or not.
+    pub(crate) fn records(&self) -> usize {
+        self.slab.len()
     }
 }

@@ -299,6 +299,36 @@ fn a_policy_cannot_raise_the_mtu_above_the_devices() {
     assert_eq!(seen.ip()[26..28], 1500u16.to_be_bytes());
 }
 
+/// A walk looks at a bounded number of records, and goes on where it stopped.
+#[test]
+fn a_walk_over_a_table_with_holes_takes_bounded_steps_and_misses_nothing() {
+    let interface = |index| Interface { port: PortId(index), vlan: 0, mac: station(index), mtu: 1500 };
+    let mut appliance = Appliance::bare(1, vec![interface(0), interface(1)], 20_000);
+    let mut policy = PolicyTable::default();
+    policy.settings.icmp = 1;
+    appliance.policy(&policy);
+    appliance.forwarding(&ForwardingTable::default());
+    neighbours(&mut appliance);
+    for n in 0..15_000u16 {
+        pass(&mut appliance, 0, &Build::echo(HOST, SERVER, n, false, b""));
+    }
+    out(&mut appliance, &Build::udp((HOST, 5000), (SERVER, 53), b"last"));
+    appliance.advance(5_000, 5);
+    for table in [WalkTable::FLOWS, WalkTable::BINDINGS] {
+        let (mut cursor, mut rows, mut steps) = (0, 0, 0);
+        while cursor != WalkEnd::DONE {
+            let walk = Walk { cursor, table, limit: 256 };
+            appliance.events.clear();
+            appliance.command_raw(0, &Slot::new(Kind::WALK, 1, &walk)).unwrap();
+            let (_, end) = appliance.events.pop().unwrap();
+            let end: WalkEnd = end.body();
+            (cursor, rows, steps) = (end.cursor, rows + end.rows, steps + 1);
+        }
+        assert_eq!(rows, 1);
+        assert!((2..100).contains(&steps), "{steps} steps");
+    }
+}
+
 /// A rule for a type of query holds although another type with the same identifier is allowed.
 #[test]
 fn an_echo_does_not_open_the_way_for_a_timestamp() {
