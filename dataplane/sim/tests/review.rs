@@ -404,3 +404,23 @@ fn udp_11_the_last_free_port_of_a_large_pool_is_found() {
     assert_eq!(appliance.counters().get(Counter::Subscribers), 0);
     appliance.steer(Steering::Fixed(WorkerId(0)));
 }
+
+/// Somebody who sends to addresses that nobody has fills the queue of the link they would be on, no other.
+#[test]
+fn packets_for_absent_neighbours_leave_room_for_those_of_other_links() {
+    let mut appliance = Appliance::new(1);
+    appliance.neighbour(1, address("192.0.2.254"), [0x02, 0xee, 0, 0, 0, 1]);
+    let (pool, port) = external(&out(&mut appliance, &Build::udp((HOST, 5000), (SERVER, 53), b"a")));
+    for absent in 10..60 {
+        for _ in 0..8 {
+            let scan = Build::udp((HOST, 5000), (&format!("192.0.2.{absent}"), 9), b"scan");
+            assert!(pass(&mut appliance, 0, &scan).is_none());
+        }
+    }
+    assert!(appliance.drops(DropReason::NeighbourQueueFull) > 0);
+    assert!(pass(&mut appliance, 1, &Build::udp((SERVER, 53), (&pool, port), b"answer")).is_none());
+    appliance.neighbour(0, address(HOST), [0x02, 0xff, 0, 0, 0, 1]);
+    assert_eq!(see(&appliance.sent().expect("released").bytes).payload(), b"answer");
+    appliance.advance(4_000, 100);
+    assert_eq!((appliance.counters().get(Counter::Held), appliance.live_frames()), (0, 0));
+}
