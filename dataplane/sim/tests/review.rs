@@ -424,3 +424,14 @@ fn packets_for_absent_neighbours_leave_room_for_those_of_other_links() {
     appliance.advance(4_000, 100);
     assert_eq!((appliance.counters().get(Counter::Held), appliance.live_frames()), (0, 0));
 }
+
+/// RFC 1812 4.3.2.7: no error to a group, in the link layer either.
+#[test]
+fn no_icmp_error_is_sent_to_a_group_of_stations() {
+    let mut appliance = appliance(1);
+    let mut probe = Build::udp((HOST, 5000), (SERVER, 53), b"a").ttl(1);
+    assert!(pass(&mut appliance, 0, &probe).is_some());
+    probe.from = [0xff; 6];
+    assert!(pass(&mut appliance, 0, &probe).is_none());
+    assert_eq!(appliance.drops(DropReason::TtlExpired), 2);
+}
