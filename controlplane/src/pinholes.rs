@@ -214,10 +214,7 @@ impl Daemon {
                 Effect::Refused(id, why) => self.refused(id, &why),
                 Effect::Ended(id, why) => {
                     tracing::info!(pinhole = id.0, %why, "pinhole ended");
-                    if let Some((reply, data)) = self.replies.removing.remove(&id) {
-                        self.board.change(|facts| facts.api_requests[0] += 1);
-                        answer(reply, line(&self.host, data));
-                    }
+                    self.removed(id);
                 }
                 Effect::Suspended(id, why) => {
                     tracing::warn!(pinhole = id.0, "pinhole could not be installed again: {why}; trying on");
@@ -250,6 +247,16 @@ impl Daemon {
         self.board.change(|facts| facts.pinhole_requests[1] += 1);
         if let Some(reply) = self.replies.adding.remove(&id) {
             self.refuse(reply, &error_of(why));
+        }
+        // Somebody removed it before it was granted: no end follows, and it is gone as they wanted.
+        self.removed(id);
+    }
+
+    /// Answers who wanted it gone.
+    fn removed(&mut self, id: PinholeId) {
+        if let Some((reply, data)) = self.replies.removing.remove(&id) {
+            self.board.change(|facts| facts.api_requests[0] += 1);
+            answer(reply, line(&self.host, data));
         }
     }
 }

@@ -108,8 +108,11 @@ impl Daemon {
         let generation = self.tables.next();
         let running = self.tables.reload.as_ref().map_or(&self.running, |reload| &reload.running);
         let interfaces = dataplane.interfaces();
-        let id = |name: &str| interfaces.iter().find(|info| text(&info.name) == name).map(|info| info.id);
-        let table = compile_policy(&running.config, &id, generation);
+        let known = |name: &str| {
+            let info = interfaces.iter().find(|info| text(&info.name) == name)?;
+            Some((info.id, info.mtu))
+        };
+        let table = compile_policy(&running.config, &known, generation);
         let sealed = SealedTable::create(table.as_bytes()).map_err(TableError::Memory);
         match sealed.and_then(|sealed| dataplane.offer(TableKind::POLICY, generation, &sealed)) {
             Ok(()) => self.tables.policy = Some((generation, false)),

@@ -10,19 +10,20 @@ use turnpike_abi::table::{
 };
 use turnpike_abi::{InterfaceId, PoolId, Prefix, ZoneId};
 
-/// The policy table of a configuration: the same bytes for the same arguments. `interface_ids` knows the
-/// interfaces of the running dataplane by name; one it does not know gets no record and so forwards nothing.
+/// The policy table of a configuration: the same bytes for the same arguments. `known` has the interfaces of
+/// the running dataplane by name, with the MTU they were set up for, which stays in force until a restart; one
+/// it does not know gets no record and so forwards nothing.
 /// `generation` is not 0 and grows with every table.
 #[must_use]
 pub fn compile_policy(
     config: &Config,
-    interface_ids: &dyn Fn(&str) -> Option<InterfaceId>,
+    known: &dyn Fn(&str) -> Option<(InterfaceId, u16)>,
     generation: u64,
 ) -> Table {
     let mut table = TableBuilder::new(TableKind::POLICY, generation);
     table.section(policy::SETTINGS, &[settings(config)]);
     table.section(policy::ZONES, &zones(config));
-    table.section(policy::INTERFACES, &interfaces(config, interface_ids));
+    table.section(policy::INTERFACES, &interfaces(config, known));
     table.section(policy::POOLS, &pools(config));
     table.section(policy::POOL_RANGES, &pool_ranges(config));
     table.section(policy::NAT_RULES, &nat_rules(config));
@@ -63,11 +64,11 @@ fn zone_id(config: &Config, name: &Name) -> Option<ZoneId> {
     config.zones.iter().position(|zone| zone.name == *name).map(|index| ZoneId(index as u8))
 }
 
-fn interfaces(config: &Config, ids: &dyn Fn(&str) -> Option<InterfaceId>) -> Vec<InterfaceRecord> {
+fn interfaces(config: &Config, known: &dyn Fn(&str) -> Option<(InterfaceId, u16)>) -> Vec<InterfaceRecord> {
     let record = |spec: crate::InterfaceSpec| {
         let zone = zone_id(config, spec.zone.as_ref()?)?;
-        let interface = ids(spec.name.as_str())?;
-        Some(InterfaceRecord { interface, zone, mtu: spec.mtu, ..InterfaceRecord::default() })
+        let (interface, mtu) = known(spec.name.as_str())?;
+        Some(InterfaceRecord { interface, zone, mtu, ..InterfaceRecord::default() })
     };
     config.interfaces().into_iter().filter_map(record).collect()
 }

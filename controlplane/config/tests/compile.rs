@@ -22,8 +22,10 @@ fn contract_with(from: &str, to: &str) -> Config {
 
 fn compile(config: &Config, generation: u64) -> Table {
     let interfaces = config.interfaces();
-    let ids = |name: &str| interfaces.iter().find(|spec| spec.name.as_str() == name).map(|spec| spec.id);
-    compile_policy(config, &ids, generation)
+    let known = |name: &str| {
+        interfaces.iter().find(|spec| spec.name.as_str() == name).map(|spec| (spec.id, spec.mtu))
+    };
+    compile_policy(config, &known, generation)
 }
 
 fn v4(text: &str, length: u8) -> Prefix {
@@ -199,11 +201,13 @@ fn nat_from_any_zone_is_from_each_inside_zone() {
 #[test]
 fn an_interface_the_dataplane_does_not_have_gets_no_record() {
     let config = parse(CONTRACT);
-    let ids = |name: &str| (name == "uplink").then_some(InterfaceId(5));
-    let table = compile_policy(&config, &ids, 1);
+    let known = |name: &str| (name == "uplink").then_some((InterfaceId(5), 1400));
+    let table = compile_policy(&config, &known, 1);
     let reader = Reader::new(table.as_bytes()).unwrap();
     let members: &[InterfaceRecord] = reader.section::<InterfaceRecord>(policy::INTERFACES).unwrap();
-    assert_eq!(members.iter().map(|record| record.interface).collect::<Vec<_>>(), [InterfaceId(5)]);
+    // Its MTU is the one it was set up for: another one in the file waits for a restart.
+    let members: Vec<_> = members.iter().map(|record| (record.interface, record.mtu)).collect();
+    assert_eq!(members, [(InterfaceId(5), 1400)]);
 }
 
 #[test]

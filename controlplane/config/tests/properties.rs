@@ -19,9 +19,10 @@ fn check(bytes: &[u8]) -> Option<Config> {
             assert_eq!(read.hash(), config.hash());
             assert!(Config::reload_impact(&config, &read).is_empty());
             let interfaces = config.interfaces();
-            let id =
-                |name: &str| interfaces.iter().find(|spec| spec.name.as_str() == name).map(|spec| spec.id);
-            let table = compile_policy(&config, &id, 1);
+            let known = |name: &str| {
+                interfaces.iter().find(|spec| spec.name.as_str() == name).map(|spec| (spec.id, spec.mtu))
+            };
+            let table = compile_policy(&config, &known, 1);
             let interface = |spec: &InterfaceSpec| Interface {
                 port: spec.port,
                 vlan: spec.vlan,

@@ -10,6 +10,7 @@ use core::hash::BuildHasher;
 use turnpike_abi::command::{PinholeAdd, PortLease};
 use turnpike_abi::counters::{Counters, DropReason, ProtocolClass};
 use turnpike_abi::event::{AckResult, BindingRow};
+use turnpike_abi::table::PoolRecord;
 use turnpike_abi::{Address, PoolId, Prefix, WorkerId, steering};
 
 /// A binding, or a pinhole of the firewall alone (`pool` is [`BindingRow::NO_POOL`]).
@@ -30,6 +31,8 @@ pub(crate) struct Binding {
     /// The port lies in another worker's block, which leased it.
     leased: bool,
     pub(crate) created: Time,
+    /// Last packet from inside (RFC 4787 REQ-6).
+    pub(crate) last: Time,
     pub(crate) flows: u32,
     /// First flow of the list that [`crate::flows::Flow::next`] continues.
     pub(crate) first_flow: u32,
@@ -165,13 +168,10 @@ impl Bindings {
         if !self.has_room() {
             return Err(DropReason::BindingLimit);
         }
-        let record = policy.pool(pool).ok_or(DropReason::InternalError)?;
-        let range = (record.port_first, record.port_last);
-        let chosen = self.external_address(policy, pool, inside.0, class, range);
+        let chosen = self.external_address(policy, pool, inside.0, class);
         let random = self.random.next();
-        let port = chosen.and_then(|external| {
-            self.ports.take_any(external, class, range, random).map(|port| (external, port))
-        });
+        let port = chosen
+            .and_then(|external| self.ports.take_any(external, class, random).map(|port| (external, port)));
         let Some((external, external_port)) = port else {
             // RFC 6888 REQ-11d: nothing is evicted to make room.
             counters.pool_exhausted(pool.index());
@@ -190,6 +190,7 @@ impl Bindings {
             remote_ports: [0, u16::MAX],
             leased: false,
             created: now,
+            last: now,
             flows: 0,
             first_flow: NONE,
             live: true,
@@ -197,23 +198,22 @@ impl Bindings {
         Ok(self.insert(binding, counters))
     }
 
-    /// The subscriber's external address, or one with a free port for a new subscriber. Which one it starts
-    /// looking at is a function of the subscriber, so that the choice tends to survive a restart.
+    /// The subscriber's external address, or one with a free port for a new subscriber. Which one that is
+    /// depends on the subscriber alone, as long as there is a free port on it.
     fn external_address(
         &self,
         policy: &Policy,
         pool: PoolId,
         inside: Address,
         class: ProtocolClass,
-        range: (u16, u16),
     ) -> Option<[u8; 4]> {
         if let Some(subscriber) = self.subscribers.get(&(inside, pool)) {
             return Some(subscriber.external);
         }
-        let count = policy.addresses(pool).count();
-        let start = self.keyed.hash_one(inside) as usize % count.max(1);
-        let from_start = policy.addresses(pool).skip(start).chain(policy.addresses(pool).take(start));
-        from_start.into_iter().find(|&external| self.ports.has_free(external, class, range))
+        let hash = self.keyed.hash_one(inside);
+        let preferred =
+            policy.address_at(pool, hash).filter(|&external| self.ports.has_free(external, class));
+        preferred.or_else(|| self.ports.any_open(pool, class, hash))
     }
 
     fn has_room(&self) -> bool {
@@ -318,8 +318,8 @@ impl Bindings {
         }
         let class = class_of(wanted.protocol);
         let (external, external_port) = if translated {
-            let record = policy.pool(pool).ok_or(AckResult::NOT_IN_POOL)?;
-            self.pinhole_port(policy, pool, wanted, class, (record.port_first, record.port_last), leased)?
+            policy.pool(pool).ok_or(AckResult::NOT_IN_POOL)?;
+            self.pinhole_port(policy, pool, wanted, class, leased)?
         } else {
             (Address::UNSPECIFIED, 0)
         };
@@ -336,6 +336,7 @@ impl Bindings {
             remote_ports,
             leased,
             created: now,
+            last: now,
             flows: 0,
             first_flow: NONE,
             live: true,
@@ -367,12 +368,11 @@ impl Bindings {
         pool: PoolId,
         wanted: &PinholeAdd,
         class: ProtocolClass,
-        range: (u16, u16),
         leased: bool,
     ) -> Result<(Address, u16), AckResult> {
         let external = if wanted.external.is_unspecified() {
             let inside = wanted.inside;
-            self.external_address(policy, pool, inside, class, range).ok_or(AckResult::NO_PORT)?
+            self.external_address(policy, pool, inside, class).ok_or(AckResult::NO_PORT)?
         } else if policy.pool_of(wanted.external) == Some(pool) {
             wanted.external.to_v4().ok_or(AckResult::NOT_IN_POOL)?
         } else {
@@ -381,10 +381,18 @@ impl Bindings {
         let port = match wanted.external_port {
             0 => {
                 let random = self.random.next();
-                self.ports.take_any(external, class, range, random).ok_or(AckResult::NO_PORT)?
+                self.ports.take_any(external, class, random).ok_or(AckResult::NO_PORT)?
             }
             // A port outside the pool's range may be had by name: it is how a server gets port 80.
-            port if leased => port,
+            port if leased => {
+                if steering::owner_of_port(port, self.workers) == self.worker {
+                    return Err(AckResult::NOT_OWNER);
+                }
+                if self.of_external(wanted.protocol, Address::v4(external), port).is_some() {
+                    return Err(AckResult::PORT_TAKEN);
+                }
+                port
+            }
             port if steering::owner_of_port(port, self.workers) != self.worker => {
                 return Err(AckResult::NOT_OWNER);
             }
@@ -442,7 +450,8 @@ impl Bindings {
 
     /// Prepares for the pools of a new policy.
     pub(crate) fn set_pools(&mut self, policy: &Policy) {
-        self.ports.set_addresses(policy.pools().flat_map(|(pool, _)| policy.addresses(pool)));
+        let range = |pool: &PoolRecord| (pool.port_first, pool.port_last);
+        self.ports.set_pools(policy.pools().map(|(id, pool)| (range(pool), policy.addresses(id))));
         self.leases.retain(|key, _| policy.pool_of(key.address).is_some());
     }
 

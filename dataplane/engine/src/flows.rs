@@ -54,6 +54,8 @@ pub(crate) struct Flows {
     index: Map<Tuple, u32>,
     pub(crate) wheel: Wheel,
     capacity: usize,
+    /// Live flows that were opened from an outside zone.
+    inbound: usize,
 }
 
 impl Flows {
@@ -64,6 +66,7 @@ impl Flows {
             index: map(capacity * 2, keyed),
             wheel: Wheel::new(capacity),
             capacity,
+            inbound: 0,
         }
     }
 
@@ -81,9 +84,11 @@ impl Flows {
         self.slab.get_mut(flow as usize)
     }
 
-    /// Whether another flow fits.
-    pub(crate) fn has_room(&self) -> bool {
-        !self.free.is_empty() || self.slab.len() < self.capacity
+    /// Whether another flow fits. Those from outside get half of the table, so that nobody out there can keep
+    /// subscribers from opening theirs.
+    pub(crate) fn has_room(&self, inbound: bool) -> bool {
+        let fits = !self.free.is_empty() || self.slab.len() < self.capacity;
+        fits && (!inbound || self.inbound < self.capacity.div_ceil(2))
     }
 
     /// Puts a flow into the table and on the wheel. `None` if the table is full or one of its tuples is taken.
@@ -91,7 +96,7 @@ impl Flows {
         if self.index.contains_key(&flow.forward) || self.index.contains_key(&flow.reverse) {
             return None;
         }
-        let (forward, reverse) = (flow.forward, flow.reverse);
+        let (forward, reverse, inbound) = (flow.forward, flow.reverse, flow.inbound);
         let number = match self.free.pop() {
             Some(number) => {
                 *self.slab.get_mut(number as usize)? = flow;
@@ -106,6 +111,7 @@ impl Flows {
         self.index.insert(forward, number << 1);
         self.index.insert(reverse, number << 1 | 1);
         self.wheel.insert(number, due);
+        self.inbound += usize::from(inbound);
         Some(number)
     }
 
@@ -113,6 +119,7 @@ impl Flows {
     pub(crate) fn end(&mut self, flow: u32) {
         if let Some(record) = self.slab.get_mut(flow as usize).filter(|record| !record.ended) {
             record.ended = true;
+            self.inbound -= usize::from(record.inbound);
             self.index.remove(&record.forward);
             self.index.remove(&record.reverse);
         }

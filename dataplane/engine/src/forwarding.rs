@@ -11,7 +11,10 @@ use turnpike_abi::{Address, InterfaceId, MAX_OWN_ADDRESSES};
 #[derive(Debug)]
 pub struct Forwarding {
     generation: u64,
-    addresses: Vec<AddressRecord>,
+    /// The box's own, sorted.
+    own: Vec<Address>,
+    /// What ICMP errors are sent from, by interface: IPv4 and IPv6.
+    sources: Vec<[Option<Address>; 2]>,
     routes: Vec<Route>,
     v4: Trie,
     v6: Trie,
@@ -55,6 +58,12 @@ impl Forwarding {
                 return Err(TableFault { offset, what: "prefix length of an address out of range" });
             }
         }
+        let mut own: Vec<Address> = addresses.iter().map(|record| record.address).collect();
+        own.sort_unstable();
+        let sources = (0u16..)
+            .zip(interfaces)
+            .map(|(interface, _)| [true, false].map(|v4| source_of(addresses, InterfaceId(interface), v4)));
+        let sources = sources.collect();
         let records = reader.section::<RouteRecord>(section::ROUTES)?;
         let mut routes = Vec::with_capacity(records.len());
         for (index, record) in records.iter().enumerate() {
@@ -98,7 +107,7 @@ impl Forwarding {
                 return Err(TableFault { offset, what: "too many routes" });
             }
         }
-        Ok(Self { generation: reader.generation(), addresses: addresses.to_vec(), routes, v4, v6 })
+        Ok(Self { generation: reader.generation(), own, sources, routes, v4, v6 })
     }
 
     /// Generation of the table it came from.
@@ -118,18 +127,23 @@ impl Forwarding {
 
     /// The box's own address on an interface, for ICMP errors: of the wanted family, global if there is one.
     pub(crate) fn own_address(&self, interface: InterfaceId, v4: bool) -> Option<Address> {
-        let of_family = || {
-            let on_interface =
-                move |record: &&AddressRecord| record.interface == interface && record.address.is_v4() == v4;
-            self.addresses.iter().filter(on_interface).map(|record| record.address)
-        };
-        of_family().find(|address| !is_link_local(*address)).or_else(|| of_family().next())
+        let [of_v4, of_v6] = *self.sources.get(interface.index())?;
+        if v4 { of_v4 } else { of_v6 }
     }
 
     /// Whether `address` is one of the box's own.
     pub(crate) fn is_own(&self, address: Address) -> bool {
-        self.addresses.iter().any(|record| record.address == address)
+        self.own.binary_search(&address).is_ok()
     }
+}
+
+fn source_of(addresses: &[AddressRecord], interface: InterfaceId, v4: bool) -> Option<Address> {
+    let of_family = || {
+        let on_interface =
+            move |record: &&AddressRecord| record.interface == interface && record.address.is_v4() == v4;
+        addresses.iter().filter(on_interface).map(|record| record.address)
+    };
+    of_family().find(|address| !is_link_local(*address)).or_else(|| of_family().next())
 }
 
 /// `fe80::/10` (RFC 4291 2.5.6) or `169.254.0.0/16` (RFC 3927).

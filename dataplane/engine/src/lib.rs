@@ -69,7 +69,7 @@ pub struct Interface {
     pub vlan: u16,
     /// Its station address.
     pub mac: [u8; 6],
-    /// Largest IP packet in bytes until the policy says otherwise.
+    /// Largest IP packet in bytes; the policy may lower it.
     pub mtu: u16,
 }
 

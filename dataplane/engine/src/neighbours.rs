@@ -7,8 +7,10 @@ use turnpike_abi::{Address, InterfaceId};
 
 /// Neighbours a worker knows or asks for.
 const CAPACITY: usize = 65536;
-/// Packets that wait, in total and for one next hop.
+/// Packets that wait, in total, for one link and for one next hop: absent neighbours on one link are not to
+/// keep those of the others from being looked for.
 const WAITING: usize = 256;
+const WAITING_ON_LINK: usize = 128;
 const WAITING_EACH: usize = 8;
 /// Milliseconds between two requests for the same next hop.
 const ASK_AGAIN_MS: u64 = 1000;
@@ -80,10 +82,7 @@ impl<B> Neighbours<B> {
         ready: crate::egress::Ready,
         until: Time,
     ) -> Held<B> {
-        let same = self.waiting.iter().filter(|waiting| waiting.next_hop == next_hop).count();
-        let room = self.waiting.len() < WAITING && same < WAITING_EACH;
-        let room = room && (self.entries.len() < CAPACITY || self.entries.contains_key(&next_hop));
-        if !room {
+        if !self.has_room(next_hop) {
             return Held::Full(buffer);
         }
         self.waiting.push_back(Waiting { next_hop, buffer, ready, until });
@@ -95,6 +94,20 @@ impl<B> Neighbours<B> {
             self.entries.insert(next_hop, Entry::Asked(now));
         }
         Held::Waits { ask }
+    }
+
+    fn has_room(&self, next_hop: NextHop) -> bool {
+        if self.waiting.len() >= WAITING
+            || (self.entries.len() >= CAPACITY && !self.entries.contains_key(&next_hop))
+        {
+            return false;
+        }
+        let (mut on_link, mut same) = (0, 0);
+        for waiting in &self.waiting {
+            on_link += usize::from(waiting.next_hop.interface == next_hop.interface);
+            same += usize::from(waiting.next_hop == next_hop);
+        }
+        on_link < WAITING_ON_LINK && same < WAITING_EACH
     }
 
     /// Learns a station address. `false` if there is no room for it.

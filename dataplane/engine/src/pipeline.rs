@@ -222,6 +222,15 @@ impl<B: Buffer> Worker<B> {
         if is_multicast(source) || is_martian_source(source, v6) {
             return Verdict::Drop(DropReason::MartianSource);
         }
+        // RFC 4291 2.5.5.2: it would pass for the IPv4 address in every table below.
+        if v6 && destination.is_v4() {
+            return Verdict::Drop(DropReason::MartianDestination);
+        }
+        // BCP 38: only the box itself sends from a pool address. On the wire such a source is spoofed, and
+        // sets two subscribers on each other.
+        if stage == Stage::Fresh && tables.policy.pool_of(source).is_some() {
+            return Verdict::Drop(DropReason::SpoofedSource);
+        }
         let pool = tables.policy.pool_of(destination);
         let route = tables.forwarding.lookup(destination);
         let local = route == Some(Route::Local);

@@ -117,7 +117,8 @@ impl Policy {
         let mut members = vec![None; interfaces.len()];
         let records = reader.section::<InterfaceRecord>(section::INTERFACES)?;
         check(&reader, section::INTERFACES, records, |record: &InterfaceRecord| {
-            let Some(member) = members.get_mut(record.interface.index()) else {
+            let at = record.interface.index();
+            let (Some(member), Some(interface)) = (members.get_mut(at), interfaces.get(at)) else {
                 return Err("no such interface");
             };
             if !known(record.zone) {
@@ -126,7 +127,8 @@ impl Policy {
             if !(68..=9600).contains(&record.mtu) {
                 return Err("MTU out of range");
             }
-            *member = Some(*record);
+            // The device and the buffers were set up for the MTU of the start.
+            *member = Some(InterfaceRecord { mtu: record.mtu.min(interface.mtu), ..*record });
             Ok(())
         })?;
 
@@ -270,6 +272,20 @@ impl Policy {
         ranges.flat_map(|range| (range.first..=range.last).map(u32::to_be_bytes))
     }
 
+    /// The address of a pool at `index` counted modulo the pool's size; `None` of a pool without any.
+    pub(crate) fn address_at(&self, pool: PoolId, index: u64) -> Option<[u8; 4]> {
+        let ranges = || self.ranges.iter().filter(|range| range.pool == pool);
+        let size = |range: &PoolRange| u64::from(range.last - range.first) + 1;
+        let mut left = index.checked_rem(ranges().map(size).sum())?;
+        for range in ranges() {
+            if left < size(range) {
+                return Some((range.first + left as u32).to_be_bytes());
+            }
+            left -= size(range);
+        }
+        None
+    }
+
     /// Pools by id.
     pub(crate) fn pools(&self) -> impl Iterator<Item = (PoolId, &PoolRecord)> {
         self.pools.iter().enumerate().map(|(index, pool)| (PoolId(index as u16), pool))
@@ -330,7 +346,7 @@ fn rule_matches(rule: &FirewallRuleRecord, packet: &FirstPacket) -> bool {
     };
     // A rule for ICMP means the ICMP of its family.
     let protocol_matches = any_or(rule.protocol, tuple.protocol)
-        || (rule.protocol == u16::from(ICMP) && tuple.protocol == ICMPV6);
+        || (rule.protocol == u16::from(ICMP) && tuple.protocol == ICMPV6 && !tuple.source.is_v4());
     family_matches
         && protocol_matches
         && zone_matches(rule.from, packet.from)

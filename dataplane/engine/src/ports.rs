@@ -2,7 +2,7 @@
 
 use crate::keyed::{Keyed, Map};
 use turnpike_abi::counters::ProtocolClass;
-use turnpike_abi::{WorkerId, steering};
+use turnpike_abi::{PoolId, WorkerId, steering};
 
 const WORDS: usize = 65536 / 64;
 /// Protocols that have ports or query identifiers.
@@ -13,7 +13,23 @@ const CLASSES: usize = 3;
 pub(crate) struct Ports {
     worker: WorkerId,
     workers: u8,
-    addresses: Map<[u8; 4], Box<[[u64; WORDS]; CLASSES]>>,
+    addresses: Map<[u8; 4], Address>,
+    /// By pool and class, the addresses that have a free port, in no order: what a new subscriber gets is
+    /// found without a walk over the pool.
+    open: Vec<[Vec<[u8; 4]>; CLASSES]>,
+}
+
+/// A pool address.
+#[derive(Debug)]
+struct Address {
+    used: Box<[[u64; WORDS]; CLASSES]>,
+    pool: PoolId,
+    /// Ports given out without being asked for.
+    range: (u16, u16),
+    /// Free ones of those in this worker's blocks.
+    free: [u32; CLASSES],
+    /// Place in `open`, while `free` is not 0.
+    place: [usize; CLASSES],
 }
 
 /// Why a certain port cannot be had.
@@ -25,30 +41,67 @@ pub(crate) enum PortError {
 
 impl Ports {
     pub(crate) fn new(worker: WorkerId, workers: u8, keyed: Keyed) -> Self {
-        Self { worker, workers, addresses: Map::with_hasher(keyed) }
+        Self { worker, workers, addresses: Map::with_hasher(keyed), open: Vec::new() }
     }
 
-    /// Keeps the bitmaps of the addresses that stay, makes those of new ones, forgets the rest.
-    pub(crate) fn set_addresses(&mut self, addresses: impl Iterator<Item = [u8; 4]>) {
+    /// Keeps the bitmaps of the addresses that stay, makes those of new ones, forgets the rest. `pools` are in
+    /// the order of their ids, each with its range of ports.
+    pub(crate) fn set_pools<A: Iterator<Item = [u8; 4]>>(
+        &mut self,
+        pools: impl Iterator<Item = ((u16, u16), A)>,
+    ) {
         let keyed = *self.addresses.hasher();
         let mut old = core::mem::replace(&mut self.addresses, Map::with_hasher(keyed));
-        for address in addresses {
-            let ports = old.remove(&address).unwrap_or_else(|| Box::new([[0; WORDS]; CLASSES]));
-            self.addresses.insert(address, ports);
+        self.open.clear();
+        for (pool, (range, addresses)) in (0..).map(PoolId).zip(pools) {
+            let whole = self.count_free(&[0; WORDS], range);
+            let mut open: [Vec<[u8; 4]>; CLASSES] = Default::default();
+            let mut size = 0;
+            for external in addresses {
+                size += 1;
+                let mut address = old.remove(&external).unwrap_or_else(|| Address {
+                    used: Box::new([[0; WORDS]; CLASSES]),
+                    pool,
+                    range,
+                    free: [whole; CLASSES],
+                    place: [0; CLASSES],
+                });
+                if address.range != range {
+                    address.range = range;
+                    address.free = address.used.each_ref().map(|used| self.count_free(used, range));
+                }
+                address.pool = pool;
+                for ((open, place), free) in open.iter_mut().zip(&mut address.place).zip(address.free) {
+                    if free > 0 {
+                        *place = open.len();
+                        open.push(external);
+                    }
+                }
+                self.addresses.insert(external, address);
+            }
+            // It will not have to grow on the path.
+            open.iter_mut().for_each(|open| open.reserve(size - open.len()));
+            self.open.push(open);
         }
     }
 
-    /// Takes a free port of this worker's blocks in `first..=last`; any of them if `random` is. Fails only
+    fn count_free(&self, used: &[u64; WORDS], (first, last): (u16, u16)) -> u32 {
+        let words = used.iter().enumerate();
+        let own = words
+            .filter(|(word, _)| steering::owner_of_port((word * 64) as u16, self.workers) == self.worker);
+        own.map(|(word, used)| (!used & within(word, first, last)).count_ones()).sum()
+    }
+
+    /// Takes a free port of this worker's blocks in the pool's range; any of them if `random` is. Fails only
     /// if none is free.
-    pub(crate) fn take_any(
-        &mut self,
-        address: [u8; 4],
-        class: ProtocolClass,
-        (first, last): (u16, u16),
-        random: u64,
-    ) -> Option<u16> {
+    pub(crate) fn take_any(&mut self, address: [u8; 4], class: ProtocolClass, random: u64) -> Option<u16> {
+        if !self.has_free(address, class) {
+            return None;
+        }
         let (worker, workers) = (self.worker, self.workers);
-        let used = self.addresses.get_mut(&address)?.get_mut(class.index())?;
+        let record = self.addresses.get(&address)?;
+        let used = record.used.get(class.index())?;
+        let (first, last) = record.range;
         let (first_word, last_word) = (usize::from(first) / 64, usize::from(last) / 64);
         let span = last_word - first_word + 1;
         let start = (random as u32 as usize) % span;
@@ -64,23 +117,25 @@ impl Ports {
                 free &= u64::MAX << from;
             }
             if free != 0 {
-                let bit = free.trailing_zeros();
-                *used.get_mut(word)? |= 1 << bit;
-                return Some((word * 64) as u16 + bit as u16);
+                let port = (word * 64) as u16 + free.trailing_zeros() as u16;
+                return self.take(address, class, port).ok().map(|()| port);
             }
         }
         None
     }
 
-    /// Whether a port of this worker's blocks in `first..=last` is free.
-    pub(crate) fn has_free(&self, address: [u8; 4], class: ProtocolClass, (first, last): (u16, u16)) -> bool {
-        let Some(used) = self.addresses.get(&address).and_then(|ports| ports.get(class.index())) else {
-            return false;
-        };
-        (usize::from(first) / 64..=usize::from(last) / 64).any(|word| {
-            steering::owner_of_port((word * 64) as u16, self.workers) == self.worker
-                && used.get(word).is_some_and(|used| !used & within(word, first, last) != 0)
-        })
+    /// Whether a port of this worker's blocks in the pool's range is free.
+    pub(crate) fn has_free(&self, address: [u8; 4], class: ProtocolClass) -> bool {
+        self.addresses
+            .get(&address)
+            .and_then(|address| address.free.get(class.index()))
+            .is_some_and(|free| *free > 0)
+    }
+
+    /// An address of the pool with such a port, if there is one: the one that `random` names.
+    pub(crate) fn any_open(&self, pool: PoolId, class: ProtocolClass, random: u64) -> Option<[u8; 4]> {
+        let open = self.open.get(pool.index())?.get(class.index())?;
+        open.get((random % (open.len() as u64).max(1)) as usize).copied()
     }
 
     /// Takes a certain port.
@@ -90,22 +145,59 @@ impl Ports {
         class: ProtocolClass,
         port: u16,
     ) -> Result<(), PortError> {
-        let ports = self.addresses.get_mut(&address).ok_or(PortError::UnknownAddress)?;
-        let used = ports.get_mut(class.index()).ok_or(PortError::UnknownAddress)?;
+        let record = self.addresses.get_mut(&address).ok_or(PortError::UnknownAddress)?;
+        let used = record.used.get_mut(class.index()).ok_or(PortError::UnknownAddress)?;
         let word = used.get_mut(usize::from(port) / 64).ok_or(PortError::UnknownAddress)?;
         let bit = 1 << (port % 64);
         if *word & bit != 0 {
             return Err(PortError::Taken);
         }
         *word |= bit;
+        self.count(address, class, port, false);
         Ok(())
     }
 
     /// Gives a port back.
     pub(crate) fn release(&mut self, address: [u8; 4], class: ProtocolClass, port: u16) {
-        let ports = self.addresses.get_mut(&address).and_then(|ports| ports.get_mut(class.index()));
-        if let Some(word) = ports.and_then(|used| used.get_mut(usize::from(port) / 64)) {
-            *word &= !(1 << (port % 64));
+        let used = self.addresses.get_mut(&address).and_then(|record| record.used.get_mut(class.index()));
+        let Some(word) = used.and_then(|used| used.get_mut(usize::from(port) / 64)) else { return };
+        let bit = 1 << (port % 64);
+        if *word & bit != 0 {
+            *word &= !bit;
+            self.count(address, class, port, true);
+        }
+    }
+
+    /// Notes that a port became free, or is not any more.
+    fn count(&mut self, address: [u8; 4], class: ProtocolClass, port: u16, freed: bool) {
+        let own = steering::owner_of_port(port, self.workers) == self.worker;
+        let class = class.index();
+        let Some(record) = self.addresses.get_mut(&address) else { return };
+        if !own || !(record.range.0..=record.range.1).contains(&port) {
+            return;
+        }
+        let open = self.open.get_mut(record.pool.index()).and_then(|open| open.get_mut(class));
+        let (Some(open), Some(free), Some(place)) =
+            (open, record.free.get_mut(class), record.place.get_mut(class))
+        else {
+            return;
+        };
+        if freed {
+            if *free == 0 {
+                *place = open.len();
+                open.push(address);
+            }
+            *free += 1;
+            return;
+        }
+        *free -= 1;
+        if *free == 0 {
+            let hole = *place;
+            open.swap_remove(hole);
+            let moved = open.get(hole).and_then(|moved| self.addresses.get_mut(moved));
+            if let Some(place) = moved.and_then(|moved| moved.place.get_mut(class)) {
+                *place = hole;
+            }
         }
     }
 }
@@ -129,9 +221,9 @@ mod tests {
 
     const ADDRESS: [u8; 4] = [203, 0, 113, 1];
 
-    fn ports(worker: u8, workers: u8) -> Ports {
+    fn ports(worker: u8, workers: u8, range: (u16, u16)) -> Ports {
         let mut ports = Ports::new(WorkerId(worker), workers, Keyed::new([7; 16]));
-        ports.set_addresses([ADDRESS].into_iter());
+        ports.set_pools([(range, [ADDRESS].into_iter())].into_iter());
         ports
     }
 
@@ -142,21 +234,92 @@ mod tests {
             first in 1u16..60_000, extra in 0u16..3000, workers in 1u8..5, seed in any::<u64>(),
         ) {
             let last = first.saturating_add(extra);
-            let mut ports = ports(0, workers);
+            let mut ports = ports(0, workers, (first, last));
             let eligible: BTreeSet<u16> =
                 (first..=last).filter(|&port| steering::owner_of_port(port, workers) == WorkerId(0)).collect();
             let mut taken = BTreeSet::new();
             let mut random = Random(seed);
-            while let Some(port) = ports.take_any(ADDRESS, ProtocolClass::Udp, (first, last), random.next()) {
+            while let Some(port) = ports.take_any(ADDRESS, ProtocolClass::Udp, random.next()) {
                 prop_assert!(eligible.contains(&port));
                 prop_assert!(taken.insert(port), "{} given twice", port);
             }
             prop_assert_eq!(&taken, &eligible);
-            prop_assert!(!ports.has_free(ADDRESS, ProtocolClass::Udp, (first, last)));
+            prop_assert!(!ports.has_free(ADDRESS, ProtocolClass::Udp));
             if let Some(&port) = taken.first() {
                 prop_assert_eq!(ports.take(ADDRESS, ProtocolClass::Udp, port), Err(PortError::Taken));
                 ports.release(ADDRESS, ProtocolClass::Udp, port);
-                prop_assert_eq!(ports.take_any(ADDRESS, ProtocolClass::Udp, (first, last), seed), Some(port));
+                prop_assert_eq!(ports.take_any(ADDRESS, ProtocolClass::Udp, seed), Some(port));
+            }
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        TakeAny(u8),
+        Take(u8, u16),
+        Release(u8, u16),
+        Range(u16, u16),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => any::<u8>().prop_map(Step::TakeAny),
+            2 => (0u8..4, 990u16..1100).prop_map(|(address, port)| Step::Take(address, port)),
+            3 => (0u8..4, 990u16..1100).prop_map(|(address, port)| Step::Release(address, port)),
+            1 => (1000u16..1030, 0u16..40).prop_map(|(first, extra)| Step::Range(first, first + extra)),
+        ]
+    }
+
+    proptest! {
+        /// The counts and the list of open addresses agree with a set of taken ports, whatever happens.
+        #[test]
+        fn open_addresses_are_those_with_a_free_port(
+            steps in prop::collection::vec(step(), 0..300), workers in 1u8..3,
+        ) {
+            let addresses: Vec<[u8; 4]> = (0..4).map(|last| [203, 0, 113, last]).collect();
+            let mut ports = Ports::new(WorkerId(1 % workers), workers, Keyed::new([7; 16]));
+            let mut range = (1000, 1003);
+            let set = |ports: &mut Ports, range| {
+                ports.set_pools([(range, addresses.iter().copied())].into_iter());
+            };
+            set(&mut ports, range);
+            let mut taken = BTreeSet::new();
+            for step in steps {
+                match step {
+                    Step::TakeAny(seed) => {
+                        let open = ports.any_open(PoolId(0), ProtocolClass::Udp, seed.into());
+                        let port = open.and_then(|address| {
+                            ports.take_any(address, ProtocolClass::Udp, u64::from(seed) << 30)
+                        });
+                        prop_assert_eq!(open.is_some(), port.is_some());
+                        if let (Some(address), Some(port)) = (open, port) {
+                            prop_assert!(taken.insert((address, port)));
+                        }
+                    }
+                    Step::Take(at, port) => {
+                        let address = addresses[usize::from(at)];
+                        let fresh = taken.insert((address, port));
+                        prop_assert_eq!(ports.take(address, ProtocolClass::Udp, port).is_ok(), fresh);
+                    }
+                    Step::Release(at, port) => {
+                        let address = addresses[usize::from(at)];
+                        taken.remove(&(address, port));
+                        ports.release(address, ProtocolClass::Udp, port);
+                    }
+                    Step::Range(first, last) => {
+                        range = (first, last);
+                        set(&mut ports, range);
+                    }
+                }
+                let mut open: Vec<_> = ports.open[0][ProtocolClass::Udp.index()].clone();
+                open.sort_unstable();
+                let free = |address: &[u8; 4]| {
+                    (range.0..=range.1).any(|port| {
+                        steering::owner_of_port(port, workers) == WorkerId(1 % workers)
+                            && !taken.contains(&(*address, port))
+                    })
+                };
+                prop_assert_eq!(open, addresses.iter().copied().filter(free).collect::<Vec<_>>());
             }
         }
     }
@@ -175,8 +338,8 @@ mod tests {
         let mut random = crate::keyed::Random::new(Keyed::new([1; 16]));
         let mut counts = [0u32; 64];
         for _ in 0..64_000 {
-            let mut ports = ports(0, 1);
-            let port = ports.take_any(ADDRESS, ProtocolClass::Tcp, (1024, 65535), random.next()).unwrap();
+            let mut ports = ports(0, 1, (1024, 65535));
+            let port = ports.take_any(ADDRESS, ProtocolClass::Tcp, random.next()).unwrap();
             counts[usize::from(port / 1024)] += 1;
             ports.release(ADDRESS, ProtocolClass::Tcp, port);
         }
@@ -191,7 +354,7 @@ mod tests {
     /// UPD-6: protocols do not share ports.
     #[test]
     fn upd_6_each_protocol_has_its_own_ports() {
-        let mut ports = ports(0, 1);
+        let mut ports = ports(0, 1, (1024, 65535));
         assert_eq!(ports.take(ADDRESS, ProtocolClass::Tcp, 5000), Ok(()));
         assert_eq!(ports.take(ADDRESS, ProtocolClass::Udp, 5000), Ok(()));
         assert_eq!(ports.take(ADDRESS, ProtocolClass::Tcp, 5000), Err(PortError::Taken));

@@ -2,13 +2,13 @@
 //! neither refresh nor end it (RFC 4787 REQ-12, RFC 5382 REQ-10, RFC 5508 REQ-6).
 
 use crate::pipeline::{Refusal, Tables, Verdict, Worker};
-use crate::sessions::{Egress, answering};
+use crate::sessions::{Egress, answering, query_port};
 use crate::translate::{self, Rewrite};
 use crate::{Buffer, pipeline};
 use turnpike_abi::Address;
 use turnpike_abi::counters::{Counter, Direction, DropReason, IcmpKind, ProtocolClass};
 use turnpike_abi::event::Tuple;
-use turnpike_wire::icmp;
+use turnpike_abi::table::Side;
 use turnpike_wire::inner::{self, Inner, InnerTransport};
 use turnpike_wire::packet::{Packet, Transport};
 use turnpike_wire::rewrite;
@@ -21,7 +21,7 @@ fn embedded(frame: &[u8], packet: &Packet) -> Result<(Inner, Tuple), DropReason>
     let inner = inner::parse(frame, at, packet.end, packet.family).map_err(pipeline::reason_of)?;
     let (source_port, destination_port) = match inner.kind {
         InnerTransport::Ports { source_port, destination_port, .. } => (source_port, destination_port),
-        InnerTransport::Query { identifier, kind, .. } => (identifier, u16::from(is_reply(kind))),
+        InnerTransport::Query { identifier, kind, .. } => (identifier, query_port(kind)),
         InnerTransport::IcmpError => return Err(DropReason::IcmpDoubleError),
         InnerTransport::Other => (0, 0),
     };
@@ -34,11 +34,6 @@ fn embedded(frame: &[u8], packet: &Packet) -> Result<(Inner, Tuple), DropReason>
         reserved: [0; 3],
     };
     Ok((inner, tuple))
-}
-
-/// Echo and Timestamp replies of either family.
-const fn is_reply(kind: u8) -> bool {
-    matches!(kind, icmp::ECHO_REPLY | icmp::TIMESTAMP_REPLY | icmp::V6_ECHO_REPLY)
 }
 
 /// The ends of the flow a packet belongs to, in the packet's own direction: of an error those of the packet
@@ -84,11 +79,14 @@ impl<B: Buffer> Worker<B> {
             // No error about an error: the reply is left out, the reason stays.
             Verdict::Refuse(Refusal { reason, kind, mtu: 0, packet: *packet })
         };
-        if packet.ttl <= 1 && !hairpin {
+        if packet.ttl <= 1 {
             return refused(DropReason::TtlExpired, IcmpKind::TimeExceeded);
         }
         let egress = match (rewrite, egress) {
             (Rewrite::Destination(end), _) => match self.related_egress(tables, end.address(), packet) {
+                Ok(egress) if tables.policy.side_of(egress.zone) != Side::INSIDE => {
+                    return Verdict::Drop(DropReason::NoRoute);
+                }
                 Ok(egress) => egress,
                 Err(verdict) => return verdict,
             },
@@ -117,12 +115,20 @@ impl<B: Buffer> Worker<B> {
     /// The first half of a hairpinned error: its source side is translated, its destination is not yet.
     pub(crate) fn related_rewrite(&mut self, buffer: &mut B, packet: &Packet) -> Result<(), DropReason> {
         let (inner, rewrite) = self.rewrite_for(buffer.bytes(), packet)?;
+        if !matches!(rewrite, Rewrite::Source(_)) {
+            return Err(DropReason::IcmpNoSession);
+        }
         self.rewrite_error(buffer, packet, &inner, &rewrite);
         Ok(())
     }
 
     fn rewrite_for(&self, frame: &[u8], packet: &Packet) -> Result<(Inner, Rewrite), DropReason> {
         let (inner, tuple) = embedded(frame, packet)?;
+        // RFC 5508 REQ-4: it is for the sender of what it quotes. To anybody else it would carry what its
+        // sender likes past the firewall.
+        if tuple.source != Address(packet.destination) {
+            return Err(DropReason::IcmpNoSession);
+        }
         // Packets that answer the embedded one travel the error's own way.
         let (flow, way) = self.flows.find(&answering(&tuple)).ok_or(DropReason::IcmpNoSession)?;
         let flow = self.flows.record(flow).ok_or(DropReason::InternalError)?;

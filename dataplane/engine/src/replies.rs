@@ -94,7 +94,9 @@ impl<B: Buffer> Worker<B> {
 
 /// RFC 1812 4.3.2.7, RFC 4443 2.4 e: no error about an error, a later fragment, or what came to or from many.
 fn may_answer(packet: &Packet, frame: &[u8]) -> bool {
-    let group_frame = ethernet::parse(frame).is_ok_and(|link| ethernet::is_multicast(link.destination));
+    let group_frame = ethernet::parse(frame).is_ok_and(|link| {
+        ethernet::is_multicast(link.destination) || !ethernet::is_unicast_nonzero(link.source)
+    });
     let source = Address(packet.source);
     !matches!(packet.transport, Transport::IcmpError { .. } | Transport::IcmpOther { .. })
         && !matches!(packet.fragment, Fragment::Later { .. })

@@ -13,6 +13,7 @@ use turnpike_abi::counters::{
 use turnpike_abi::event::{BindingRow, Tuple};
 use turnpike_abi::table::{SettingsRecord, Side};
 use turnpike_abi::{Address, InterfaceId, PoolId, ZoneId, steering};
+use turnpike_wire::icmp;
 use turnpike_wire::packet::{self, Family, Packet, TCP_SYN, Transport};
 use turnpike_wire::rewrite;
 
@@ -29,13 +30,13 @@ pub(crate) struct Egress {
     pub(crate) mtu: u16,
 }
 
-/// The tuple of a packet that can belong to a flow. A query's identifier is its source port; its
-/// destination port tells a request (0) from a reply (1), so that a reply matches only what was asked.
+/// The tuple of a packet that can belong to a flow. A query's identifier is its source port; see
+/// [`query_port`] for the other.
 pub(crate) fn tuple_of(packet: &Packet) -> Option<Tuple> {
     let (source_port, destination_port) = match packet.transport {
         Transport::Tcp { source_port, destination_port, .. }
         | Transport::Udp { source_port, destination_port, .. } => (source_port, destination_port),
-        Transport::IcmpQuery { identifier, reply, .. } => (identifier, u16::from(reply)),
+        Transport::IcmpQuery { identifier, kind, .. } => (identifier, query_port(kind)),
         Transport::Other => (0, 0),
         Transport::IcmpError { .. } | Transport::IcmpOther { .. } | Transport::None => return None,
     };
@@ -47,6 +48,18 @@ pub(crate) fn tuple_of(packet: &Packet) -> Option<Tuple> {
         protocol: packet.protocol,
         reserved: [0; 3],
     })
+}
+
+/// The destination port of a query's tuple: 0 and 1 for an echo request and its reply, 2 and 3 for a
+/// timestamp's, so that a reply matches only what was asked, and a rule for one type is not passed under the
+/// flow of another.
+pub(crate) const fn query_port(kind: u8) -> u16 {
+    match kind {
+        icmp::ECHO_REPLY | icmp::V6_ECHO_REPLY => 1,
+        icmp::TIMESTAMP => 2,
+        icmp::TIMESTAMP_REPLY => 3,
+        _ => 0,
+    }
 }
 
 /// The tuple of packets that answer those of `tuple`.
@@ -144,8 +157,12 @@ impl<B: Buffer> Worker<B> {
         if owner != self.id && passing.stage == Stage::Fresh {
             return Verdict::Cross(owner, Stage::Steered);
         }
-        let NatVerdict::Translate(pool) = tables.policy.nat(passing.from, zone, source, destination) else {
-            return self.inbound(tables, now, passing, buffer, packet, target);
+        let pool = match tables.policy.nat(passing.from, zone, source, destination) {
+            NatVerdict::Translate(pool) => pool,
+            NatVerdict::NoRule if is_private(source) => return Verdict::Drop(DropReason::PrivateSource),
+            NatVerdict::NoRule | NatVerdict::Exempt => {
+                return self.inbound(tables, now, passing, buffer, packet, target);
+            }
         };
         if let Transport::IcmpError { .. } = packet.transport {
             if let Err(reason) = self.related_rewrite(buffer, packet) {
@@ -234,9 +251,11 @@ impl<B: Buffer> Worker<B> {
         }
         let (flow, way) = match self.flows.find(&tuple) {
             Some(found) => found,
-            None => match self.accept(tables, now, packet, &tuple, pool) {
+            None => match self.accept(tables, now, passing, packet, &tuple, pool) {
                 Ok(found) => found,
                 Err(Verdict::Drop(DropReason::NoMapping)) => return nobody(DropReason::NoMapping),
+                // As below: the frame is not as its sender knows it.
+                Err(Verdict::Refuse(refusal)) if hairpin => return Verdict::Drop(refusal.reason),
                 Err(verdict) => return verdict,
             },
         };
@@ -249,6 +268,10 @@ impl<B: Buffer> Worker<B> {
             Err(Verdict::Refuse(refusal)) if hairpin => return Verdict::Drop(refusal.reason),
             Err(verdict) => return verdict,
         };
+        // A subscriber is inside (RFC 4787 REQ-7). With its route gone, the default route leads outside.
+        if tables.policy.side_of(egress.zone) != Side::INSIDE {
+            return Verdict::Drop(DropReason::NoRoute);
+        }
         let direction = if hairpin { Direction::Hairpin } else { Direction::Out2In };
         match self.deliver(tables, now, passing, buffer, packet, (flow, way), egress, direction) {
             // The sender would not know the packet that the error quotes: its source is translated by now.
@@ -304,7 +327,7 @@ impl<B: Buffer> Worker<B> {
         } else {
             self.counters.verdict(from, to, FirewallAction::Accept);
         }
-        if !self.flows.has_room() {
+        if !self.flows.has_room(inbound) {
             return Err(refuse(DropReason::FlowLimit, IcmpKind::UnreachableHost, packet));
         }
         let Some(pool) = pool else {
@@ -346,6 +369,7 @@ impl<B: Buffer> Worker<B> {
         &mut self,
         tables: &Tables,
         now: Time,
+        passing: &Passing,
         packet: &Packet,
         tuple: &Tuple,
         pool: PoolId,
@@ -367,24 +391,42 @@ impl<B: Buffer> Worker<B> {
         let inside = (binding.inside, binding.inside_port);
         let external = (binding.external, binding.external_port);
         let translated = Tuple { destination: inside.0, destination_port: inside.1, ..*tuple };
-        let from = tables.policy.pool(pool).map_or(ZoneId(0), |pool| pool.zone);
         let route = tables.forwarding.lookup(inside.0);
         let egress = self.egress(tables, route, inside.0, packet)?;
-        // A binding stands for the zone pair's default; a rule still has the last word.
-        let first = FirstPacket { from, to: egress.zone, tuple: translated, icmp: None };
-        let verdict = tables.policy.firewall(&first);
-        if verdict.by_rule && verdict.action != FirewallAction::Accept {
-            self.judge(tables, &first, packet)?;
+        if tables.policy.side_of(egress.zone) != Side::INSIDE {
+            return Err(Verdict::Drop(DropReason::NoRoute));
         }
-        self.counters.verdict(from, egress.zone, FirewallAction::Accept);
-        if !self.flows.has_room() {
+        // A binding stands for the zone pair's default; a rule still has the last word. A hairpinned packet
+        // comes from the pool's zone by its address and from its sender's in truth: both have a say, or a
+        // pool address were the way around a rule between inside zones.
+        let hairpin = matches!(passing.stage, Stage::Inbound { hairpin: true, .. });
+        let seen_from = tables.policy.pool(pool).filter(|_| hairpin).map(|pool| pool.zone);
+        for from in seen_from.into_iter().chain([passing.from]) {
+            let first = FirstPacket { from, to: egress.zone, tuple: translated, icmp: None };
+            let verdict = tables.policy.firewall(&first);
+            if verdict.by_rule && verdict.action != FirewallAction::Accept {
+                self.judge(tables, &first, packet)?;
+            }
+        }
+        self.counters.verdict(seen_from.unwrap_or(passing.from), egress.zone, FirewallAction::Accept);
+        if !self.flows.has_room(true) {
             return Err(refuse(DropReason::FlowLimit, IcmpKind::UnreachableHost, packet));
         }
         let internal = Verdict::Drop(DropReason::InternalError);
         let inward = Endpoint::new(external, inside).map(Rewrite::Destination).ok_or(internal)?;
         let outward = Endpoint::new(inside, external).map(Rewrite::Source).ok_or(internal)?;
-        let flow =
-            new_flow(now, *tuple, answering(&translated), [inward, outward], state, true, Some(number));
+        let reverse = answering(&translated);
+        // The inside end talks to this remote end through its mapping in another pool: packets of both could
+        // not be told apart.
+        if self.flows.find(&reverse).is_some() {
+            return Err(Verdict::Drop(DropReason::FilteredRemote));
+        }
+        let mut flow = new_flow(now, *tuple, reverse, [inward, outward], state, true, Some(number));
+        // RFC 4787 REQ-6: what comes from outside does not keep a mapping, a new flow no more than a packet.
+        let refreshes = tables.policy.settings.flags & SettingsRecord::UDP_INBOUND_REFRESH != 0;
+        if flow.class == ProtocolClass::Udp && binding.pinhole == 0 && !refreshes {
+            flow.last = binding.last;
+        }
         self.counters.add(Counter::EifHits, 1);
         self.admit(tables, flow).map(|flow| (flow, Way::Forward))
     }
@@ -525,6 +567,10 @@ impl<B: Buffer> Worker<B> {
                 }
             }
             _ => record.last = now,
+        }
+        let binding = record.binding;
+        if from_inside && let Some(binding) = self.bindings.record_mut(binding) {
+            binding.last = now;
         }
     }
 

@@ -12,8 +12,13 @@ use turnpike_wire::packet::{TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
 pub(crate) fn next(state: TcpState, flags: u8, from_client: bool) -> TcpState {
     let has = |flag| flags & flag != 0;
     if has(TCP_RST) {
-        // RFC 7857 2.2: a reset is translated and the session kept; a later packet revives it.
-        return TcpState::Transitory;
+        // RFC 7857 2.2: a reset is translated and the session kept; a later packet revives it. Figure 1 has
+        // that way from ESTABLISHED alone: else SYN, RST, ACK of one end would establish what nobody answered.
+        return match state {
+            TcpState::Established => TcpState::Transitory,
+            TcpState::None => TcpState::Init,
+            state => state,
+        };
     }
     match state {
         TcpState::None | TcpState::Init => {
@@ -105,6 +110,9 @@ mod tests {
         assert_eq!(after(&[(fin, SERVER), (fin, CLIENT), (TCP_ACK, SERVER)]), BothFin);
         assert_eq!(after(&[(TCP_RST, SERVER)]), Transitory);
         assert_eq!(after(&[(TCP_RST, CLIENT), (TCP_RST, CLIENT)]), Transitory);
+        assert_eq!(run(&[(TCP_SYN, CLIENT), (TCP_RST, CLIENT), (TCP_ACK, CLIENT)]), Init);
+        assert_eq!(after(&[(fin, CLIENT), (TCP_RST, SERVER)]), ClientFin);
+        assert_eq!(after(&[(fin, CLIENT), (fin, SERVER), (TCP_RST, CLIENT), (TCP_ACK, SERVER)]), BothFin);
         assert_eq!(after(&[(fin, CLIENT), (fin, SERVER), (TCP_SYN, CLIENT)]), Init);
     }
 
