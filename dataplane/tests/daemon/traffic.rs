@@ -97,7 +97,7 @@ fn sum(counters: &[Counters; 2], counter: Counter) -> u64 {
 /// Policy, forwarding table and every host's station address: what a control plane would bring.
 fn bring_up(attachment: &mut Attachment, config: &Config) {
     let ids = attachment.interfaces().to_vec();
-    let id_of = |name: &str| ids.iter().find(|info| text(&info.name) == name).map(|info| info.id);
+    let id_of = |name: &str| ids.iter().find(|info| text(&info.name) == name).map(|info| (info.id, info.mtu));
     let policy = compile_policy(config, &id_of, 1);
     let policy = SealedTable::create(policy.as_bytes()).expect("a memfd");
     attachment.offer_table(TableKind::POLICY, 1, &policy).expect("sent");
