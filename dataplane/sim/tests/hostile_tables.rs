@@ -33,8 +33,7 @@ fn the_order_of_routes_costs_no_time() {
     };
     let default = RouteRecord { interface: InterfaceId(0), kind: RouteKind::UNICAST, ..host(0) };
     let default = RouteRecord { prefix: Prefix::default(), ..default };
-    let mut table = ForwardingTable::default();
-    table.routes = (0..HOSTS).map(host).collect();
+    let mut table = ForwardingTable { routes: (0..HOSTS).map(host).collect(), ..ForwardingTable::default() };
     table.routes.resize(table.routes.len() + 20_000, default);
     let begin = std::time::Instant::now();
     Forwarding::decode(&table.bytes(1), &interfaces()).expect("sound");
