@@ -384,7 +384,15 @@ impl Bindings {
                 self.ports.take_any(external, class, range, random).ok_or(AckResult::NO_PORT)?
             }
             // A port outside the pool's range may be had by name: it is how a server gets port 80.
-            port if leased => port,
+            port if leased => {
+                if steering::owner_of_port(port, self.workers) == self.worker {
+                    return Err(AckResult::NOT_OWNER);
+                }
+                if self.of_external(wanted.protocol, Address::v4(external), port).is_some() {
+                    return Err(AckResult::PORT_TAKEN);
+                }
+                port
+            }
             port if steering::owner_of_port(port, self.workers) != self.worker => {
                 return Err(AckResult::NOT_OWNER);
             }
