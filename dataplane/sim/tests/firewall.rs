@@ -9,7 +9,6 @@ use turnpike_sim::lab::{
 };
 use turnpike_sim::packets::{Build, ICMP, ICMPV6, TCP, UDP};
 use turnpike_sim::tables::{INSIDE, OUTSIDE, PolicyTable, prefix, rule};
-use turnpike_wire::checksum::transport;
 use turnpike_wire::packet::{TCP_ACK, TCP_SYN};
 
 const CLIENT: (&str, u16) = (HOST6, 40000);
@@ -499,7 +498,6 @@ fn ipv6_extension_headers_pass_and_fragments_do_not() {
         };
         lab.step(INSIDE_PORT, &fragment(1, &datagram[..8])).dropped(DropReason::FragFirst);
         lab.step(INSIDE_PORT, &fragment(8, &[1; 5])).dropped(DropReason::FragLater);
-        assert_eq!(transport(&[0; 16], &[0; 16], 58, &[]), !58);
     });
 }
 
