@@ -24,15 +24,13 @@ fn tagged(workers: u8) -> Lab {
     let interface = |port, vlan| Interface { port: PortId(port), vlan, mac: station(port), mtu: 1500 };
     let mut appliance =
         Appliance::bare(workers, vec![interface(0, 0), interface(1, 100), interface(0, 7)], 1024);
-    let mut policy = PolicyTable::default();
-    policy.interfaces = [(0, INSIDE), (1, OUTSIDE), (2, INSIDE)]
-        .map(|(interface, zone)| InterfaceRecord {
-            interface: InterfaceId(interface),
-            zone,
-            mtu: 1500,
-            ..InterfaceRecord::default()
-        })
-        .to_vec();
+    let interfaces = [(0, INSIDE), (1, OUTSIDE), (2, INSIDE)].map(|(interface, zone)| InterfaceRecord {
+        interface: InterfaceId(interface),
+        zone,
+        mtu: 1500,
+        ..InterfaceRecord::default()
+    });
+    let policy = PolicyTable { interfaces: interfaces.to_vec(), ..PolicyTable::default() };
     appliance.policy(&policy);
     let mut table = ForwardingTable::default();
     table.address("10.7.0.1", 16, 2);
