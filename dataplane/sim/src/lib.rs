@@ -9,9 +9,13 @@ pub mod any_table;
 mod appliance;
 pub mod chaos;
 mod frame;
+mod host;
 pub mod lab;
+mod network;
 pub mod packets;
 pub mod tables;
 
 pub use appliance::{Appliance, Sent, Steering, station};
 pub use frame::{Frame, Frames};
+pub use host::{Host, Socket};
+pub use network::{Network, Weather, Wire};
