@@ -87,14 +87,16 @@ pub fn run(data: &[u8]) -> Counters {
             }
             6 => {
                 let mut bytes = [0; SLOT];
-                let kind = Kind(u32::from(input.byte() % 10));
-                let piece = input.piece(64);
+                let choice = input.byte();
+                let kind = Kind(u32::from(choice % 10));
+                let worker = usize::from(choice / 10 % appliance.workers());
+                let piece = input.piece(96);
                 let body = &mut bytes[size_of::<Header>()..][..piece.len()];
                 body.copy_from_slice(piece);
                 if let Ok(mut slot) = Slot::read_from_bytes(&bytes) {
                     slot.header.kind = kind;
                     // A malformed command is refused; what counts is that it does no harm.
-                    let _ = appliance.command_raw(0, &slot);
+                    let _ = appliance.command_raw(worker, &slot);
                 }
             }
             _ => appliance.inject(u16::from(input.byte() % 3), input.piece(60)),
