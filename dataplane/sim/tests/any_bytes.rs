@@ -18,7 +18,7 @@ proptest! {
 fn the_harness_reaches_the_interesting_cases() {
     let mut sum = turnpike_abi::counters::Counters::default();
     let mut state = 1u64;
-    for _ in 0..400 {
+    for _ in 0..1200 {
         let program: Vec<u8> = (0..1500)
             .map(|_| {
                 state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);

@@ -81,6 +81,11 @@ fn fw_10_icmpv6_errors_about_a_flow_pass() {
             Build::udp(CLIENT, WEB, b"q"),
             Build::tcp(CLIENT, WEB, TCP_SYN, b""),
             Build::echo(HOST6, SERVER6, 9, false, b""),
+            // DCCP, ESP, SCTP, Mobility Header.
+            Build::other(HOST6, SERVER6, 33, &[1; 16]),
+            Build::other(HOST6, SERVER6, 50, &[1; 16]),
+            Build::other(HOST6, SERVER6, 132, &[1; 16]),
+            Build::other(HOST6, SERVER6, 135, &[59, 0, 0, 0, 0, 0, 0, 0]),
         ] {
             let left = lab.out(&packet);
             for (kind, code) in [(1, 0), (1, 1), (1, 3), (1, 4), (2, 0), (3, 0), (4, 0), (4, 1), (4, 2)] {

@@ -237,6 +237,22 @@ fn udp_13a_towards_the_inside_too() {
     });
 }
 
+/// RFC 6864 section 4.3: DF=1 is not cleared on the way, and what has it is not fragmented.
+#[test]
+fn ipid_2_df_is_kept_and_never_fragmented() {
+    everywhere_with(&narrow(1400), &forwarding(), |lab| {
+        for (df, length) in [(false, 100), (true, 100), (true, 1372)] {
+            let mut packet = Build::udp((HOST, 5000), (SERVER, 53), &vec![1; length]);
+            packet.dont_fragment = df;
+            assert_eq!(lab.out(&packet).packet.dont_fragment, df);
+        }
+        for length in [1373, 1400, 1472] {
+            let packet = Build::udp((HOST, 5000), (SERVER, 53), &vec![1; length]).df();
+            let _ = lab.step(INSIDE_PORT, &packet).refused(DropReason::MtuExceeded);
+        }
+    });
+}
+
 /// A quote as a whole packet: its stated length is cut to what is there, and the checksum recomputed.
 fn packet_of(quote: &[u8]) -> Vec<u8> {
     let mut bytes = quote.to_vec();
