@@ -4,7 +4,7 @@ use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp;
 use smoltcp::time::Instant;
-use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, Ipv4Address};
+use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr};
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 
@@ -40,7 +40,7 @@ impl Host {
         interface.update_ip_addrs(|addresses| {
             addresses.push(IpCidr::new(IpAddress::Ipv4(address), prefix_length)).expect("room for one");
         });
-        interface.routes_mut().add_default_ipv4_route(Ipv4Address::from(gateway)).expect("room for one");
+        interface.routes_mut().add_default_ipv4_route(gateway).expect("room for one");
         Self { mac, address, interface, device, sockets: SocketSet::new(Vec::new()) }
     }
 

@@ -52,8 +52,14 @@ impl End {
 
 /// Both ends send [`LENGTH`] bytes at once; every byte has to arrive.
 fn transfer(network: &mut Network, mut ends: Vec<End>) {
-    let done =
-        network.run(DEADLINE, |network| ends.iter_mut().fold(true, |done, end| end.work(network) && done));
+    let done = network.run(DEADLINE, |network| {
+        // Each end works, whatever the other says.
+        let mut done = true;
+        for end in &mut ends {
+            done &= end.work(network);
+        }
+        done
+    });
     let progress: Vec<_> = ends.iter().map(|end| (end.sent, end.received.len())).collect();
     assert!(done, "not done after ten minutes: {progress:?}, {:?}", network.weather);
     for pair in ends.chunks(2) {
