@@ -53,6 +53,7 @@ impl End {
 /// Both ends send [`LENGTH`] bytes at once; every byte has to arrive.
 fn transfer(network: &mut Network, mut ends: Vec<End>) {
     let done = network.run(DEADLINE, |network| {
+        // Each end works, whatever the other says.
         let mut done = true;
         for end in &mut ends {
             done &= end.work(network);
