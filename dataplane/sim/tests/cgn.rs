@@ -1,16 +1,18 @@
 //! The carrier's side of translation: RFC 6888, pools, limits, exhaustion. Tests carry the ids of their requirement rows.
 
 use std::collections::HashSet;
+use turnpike_abi::command::{Kind, PinholeAdd, PinholeRemove};
 use turnpike_abi::counters::{Counter, DropReason, IcmpKind, ProtocolClass};
+use turnpike_abi::event::{Ack, AckResult};
 use turnpike_abi::table::{NatAction, NatRuleRecord, PoolRangeRecord};
-use turnpike_abi::{PoolId, WorkerId, steering};
+use turnpike_abi::{PoolId, Prefix, WorkerId, steering};
 use turnpike_engine::Interface;
 use turnpike_sim::lab::{
     BOX_INSIDE, HOST, INSIDE_PORT, Lab, OTHER_HOST, OTHER_SERVER, OUTSIDE_PORT, SERVER, everywhere,
     everywhere_with, forwarding, text,
 };
 use turnpike_sim::packets::Build;
-use turnpike_sim::tables::{INSIDE, OUTSIDE, PolicyTable, prefix};
+use turnpike_sim::tables::{INSIDE, OUTSIDE, PolicyTable, address, prefix};
 use turnpike_sim::{Appliance, station};
 use turnpike_wire::packet::TCP_SYN;
 
@@ -143,9 +145,8 @@ fn cgn_11_exhaustion_drops_the_new_flow_answers_and_evicts_nothing() {
         }
         // All the ports that this host's worker has, each once, and no port that another worker has.
         let owner = |port| steering::owner_of_port(port, lab_workers(lab));
-        let own = (2048..3584).filter(|&port| {
-            owner(port) == steering::owner_of_inside(turnpike_sim::tables::address(HOST), lab_workers(lab))
-        });
+        let own = (2048..3584)
+            .filter(|&port| owner(port) == steering::owner_of_inside(address(HOST), lab_workers(lab)));
         let got: HashSet<u16> = mapped.iter().map(|(_, external)| external.1).collect();
         assert_eq!(got, own.collect());
         assert_eq!(got.len(), mapped.len());
@@ -238,18 +239,41 @@ fn cgn_5_a_full_flow_table_refuses_new_flows_and_keeps_the_old() {
     lab.out(&Build::udp((HOST, 5000), ("198.51.100.99", 53), b"x"));
 }
 
+/// Pinholes are bindings without flows: they fill the one table and not the other.
 #[test]
 fn cgn_5_a_full_binding_table_refuses_new_mappings_and_keeps_the_old() {
     let mut lab = small(1, 40);
-    let mappings: Vec<_> = (1..=40).map(|port| lab.udp_mapping(HOST, port)).collect();
-    lab.appliance.advance(1000, 1000);
-    // The flow table is full as well: it says so first.
+    let pinhole = |port: u16| PinholeAdd {
+        id: u64::from(port),
+        inside: address(HOST),
+        remote: Prefix::ANY,
+        inside_port: port,
+        remote_port_last: u16::MAX,
+        protocol: 17,
+        flags: PinholeAdd::POOL,
+        ..PinholeAdd::default()
+    };
+    let held: Vec<Ack> =
+        (1..=40).map(|port| lab.appliance.command(0, Kind::PINHOLE_ADD, &pinhole(port))).collect();
+    assert!(held.iter().all(|ack| ack.result == AckResult::OK));
+    assert_eq!(lab.appliance.command(0, Kind::PINHOLE_ADD, &pinhole(41)).result, AckResult::TABLE_FULL);
     let packet = Build::udp((OTHER_HOST, 1), (SERVER, 53), b"x");
-    let _ = lab.step(INSIDE_PORT, &packet).refused(DropReason::FlowLimit);
-    for (port, (external, external_port)) in (1..).zip(mappings) {
-        let seen = lab.back(&Build::udp((SERVER, 53), (&external, external_port), b"x"));
+    let error = lab.step(INSIDE_PORT, &packet).refused(DropReason::BindingLimit);
+    assert_eq!(error.icmp(), (3, 1));
+    // What is there works in both directions, with new flows too.
+    for (port, ack) in (1..).zip(&held).take(20) {
+        let external = ack.external.to_ip().to_string();
+        let seen = lab.back(&Build::udp((SERVER, 53), (&external, ack.external_port), b"x"));
         assert_eq!(text(seen.destination()), (HOST.to_owned(), port));
+        lab.out(&Build::udp((HOST, port), (OTHER_SERVER, 53), b"x"));
     }
+    // One that goes makes room.
+    assert_eq!(
+        lab.appliance.command(0, Kind::PINHOLE_REMOVE, &PinholeRemove { id: 30 }).result,
+        AckResult::OK
+    );
+    lab.appliance.advance(320_000, 100);
+    lab.out(&packet);
 }
 
 /// BCP 38.
