@@ -4,13 +4,15 @@
 //! box just sent, time, commands. After every step [`Appliance`] checks that each worker conserves packets
 //! and that no buffer leaked; a panic anywhere is a failure.
 
-use crate::packets::Build;
-use crate::tables::{ForwardingTable, PolicyTable, address};
+use crate::packets::{Build, ICMP};
+use crate::tables::{ForwardingTable, INSIDE, OUTSIDE, PolicyTable, address, rule};
 use crate::{Appliance, Sent, station};
 use turnpike_abi::PortId;
 use turnpike_abi::command::{Header, Kind, SLOT, Slot};
 use turnpike_abi::counters::Counters;
+use turnpike_abi::table::{Action, RouteKind};
 use turnpike_engine::Interface;
+use turnpike_wire::checksum;
 use zerocopy::FromBytes;
 
 /// Most steps of one program.
@@ -47,8 +49,26 @@ fn small(workers: u8) -> Appliance {
     if let Some(range) = policy.ranges.first_mut() {
         range.last = [203, 0, 113, 3];
     }
+    if let Some(pool) = policy.pools.first_mut() {
+        // Of several workers the host's own has four of them.
+        (pool.port_first, pool.port_last) = (1400, 1539);
+    }
+    let mut denied = rule(INSIDE, OUTSIDE, Action::REJECT);
+    denied.destination_ports = [54, 54];
+    let mut admitted = rule(OUTSIDE, INSIDE, Action::ACCEPT);
+    admitted.destination_ports = [1007, 1007];
+    policy.rules = vec![denied, admitted];
     appliance.policy(&policy);
-    appliance.forwarding(&ForwardingTable::default());
+    let mut forwarding = ForwardingTable::default();
+    // Destinations of sound packets whose last byte was changed.
+    for (text, kind) in [("198.51.100.128", RouteKind::UNREACHABLE), ("198.51.100.64", RouteKind::BLACKHOLE)]
+    {
+        forwarding.route(text, 26, None, 0);
+        if let Some(route) = forwarding.routes.last_mut() {
+            route.kind = kind;
+        }
+    }
+    appliance.forwarding(&forwarding);
     appliance
 }
 
@@ -163,7 +183,8 @@ fn turned(sent: &Sent) -> Vec<u8> {
     frame
 }
 
-/// Changes up to seven bytes, or cuts the frame.
+/// Changes up to seven bytes, or cuts the frame; then the IPv4 and ICMP checksums are put right or left as they
+/// are. Without the first nothing behind a checksum would ever be reached.
 fn change(frame: &mut Vec<u8>, input: &mut Input<'_>) {
     let changes = input.byte();
     for _ in 0..changes % 8 {
@@ -175,5 +196,32 @@ fn change(frame: &mut Vec<u8>, input: &mut Input<'_>) {
     }
     if changes & 0x80 != 0 {
         frame.truncate(usize::from(input.word()) % (frame.len() + 1));
+    }
+    if changes & 0x40 != 0 {
+        mend(frame);
+    }
+}
+
+/// Puts the checksum of the IPv4 header right, and that of an ICMP message behind it.
+fn mend(frame: &mut [u8]) {
+    let Some(packet) = frame.get_mut(14..) else { return };
+    let header = packet.first().map_or(0, |first| usize::from(first & 0xf) * 4);
+    if packet.len() < header || header < 20 {
+        return;
+    }
+    let (header, message) = packet.split_at_mut(header);
+    let (total, protocol) = (usize::from(u16::from_be_bytes([header[2], header[3]])), header[9]);
+    write_checksum(header, 10);
+    if protocol == ICMP {
+        let length = total.saturating_sub(header.len()).min(message.len());
+        write_checksum(&mut message[..length], 2);
+    }
+}
+
+fn write_checksum(bytes: &mut [u8], at: usize) {
+    if bytes.len() >= at + 2 {
+        bytes[at..at + 2].fill(0);
+        let check = checksum::ones_complement(bytes);
+        bytes[at..at + 2].copy_from_slice(&check.to_be_bytes());
     }
 }
