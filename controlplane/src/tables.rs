@@ -132,10 +132,6 @@ impl Daemon {
         let begin = Instant::now();
         self.tables.changed = None;
         let table = self.mirror.forwarding();
-        // Without a route there is nothing to forward, and the dataplane takes no such table.
-        if table.routes.is_empty() {
-            return;
-        }
         if self.tables.forwarding.as_ref() == Some(&table) {
             return;
         }

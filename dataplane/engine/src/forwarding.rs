@@ -65,11 +65,6 @@ impl Forwarding {
             .map(|(interface, _)| [true, false].map(|v4| source_of(addresses, InterfaceId(interface), v4)));
         let sources = sources.collect();
         let records = reader.section::<RouteRecord>(section::ROUTES)?;
-        // A box has routes to its own addresses at least. A table without any would stop everything, and a
-        // few zero bytes make one.
-        if records.is_empty() {
-            return Err(TableFault { offset: 0, what: "a forwarding table without a route" });
-        }
         let mut routes = Vec::with_capacity(records.len());
         for (index, record) in records.iter().enumerate() {
             let fault =
