@@ -30,7 +30,7 @@ def controlplane_killed(lab, _box):
     inside = f"{Lab.SUBSCRIBER}:8099"
     pinhole = json.loads(lab.cli("pinhole", "add", "--protocol", "tcp", "--inside", inside, "--json").stdout)["data"]
     try:
-        _new_flow(lab, "warm")
+        until(lambda: _new_flow(lab, "warm"), 10, "an answer before the kill")
         stream = _echo_stream(lab)
         bulk = lab.start("subscriber", "iperf3", "--json", "--client", Lab.INTERNET, "--port", IPERF_PORT, "--time", 8,
                          "--bitrate", "300M", stdout=-1)
@@ -96,11 +96,12 @@ def hostile_controlplane(lab, box):
     if not peer.exists():
         raise Failure(f"{peer} is missing: cargo build --release -p turnpike-client --example garbage_peer")
     dataplane = lab.pid("dataplane")
+    # The next hop is resolved by the control plane, so while there is one.
+    until(lambda: _new_flow(lab, "warm"), 10, "an answer before the garbage")
     lab.hold("controlplane")
     try:
         os.kill(lab.pid("controlplane"), signal.SIGTERM)
         until(lambda: lab.pid("controlplane") == 0, 10, "the control plane is gone")
-        _new_flow(lab, "warm")
         stream = _echo_stream(lab)
         lab.run("box", peer, lab.run_dir / "dataplane.sock", box.garbage_seconds,
                 timeout=box.garbage_seconds + 30)
