@@ -12,6 +12,7 @@ use turnpike_abi::WorkerId;
 use turnpike_config::Config;
 use turnpike_engine::{Crossed, Engine, Interface, Setup};
 use turnpike_shm::link::WorkerLink;
+use turnpike_shm::memory::{HUGE, Memory};
 use turnpike_shm::spsc::{Receiver, Sender, channel};
 use turnpike_shm::statistics::Statistics;
 
@@ -236,15 +237,24 @@ impl Member {
             ports: config.ports.len(),
             interfaces: plan.interfaces.to_vec(),
             flows: config.dataplane.flows as usize,
+            flows_v6: config.dataplane.flows_v6 as usize,
             bindings: config.dataplane.bindings as usize,
             key,
         };
         let (eal, source) = (Arc::clone(plan.eal), plan.pool.source());
+        let no_huge = config.dataplane.no_huge;
         let (clock, poll) = (plan.clock.clone(), config.dataplane.poll);
         let body = move || {
             // The thread first, so that all its memory comes from its own node.
             let registration = match prepare(core, &eal) {
                 Ok(registration) => registration,
+                Err(why) => {
+                    drop(report_end.push(Report::Failed(why)));
+                    return;
+                }
+            };
+            let engine = match tables(&setup, no_huge) {
+                Ok(engine) => engine,
                 Err(why) => {
                     drop(report_end.push(Report::Failed(why)));
                     return;
@@ -258,7 +268,7 @@ impl Member {
                 cross_to: crossing.to,
                 cross_from: crossing.from,
             };
-            Worker::new(queues, Engine::new(&setup), source, channels, page, clock, poll).run();
+            Worker::new(queues, engine, source, channels, page, clock, poll).run();
             drop(registration);
         };
         let thread = std::thread::Builder::new()
@@ -282,6 +292,21 @@ impl Member {
             }
         }
     }
+}
+
+/// The worker's pipeline, its flow table in hugepages unless the operator wants none.
+fn tables(setup: &Setup, no_huge: bool) -> Result<Engine<Mbuf>, String> {
+    let bytes = Engine::<Mbuf>::bytes(setup);
+    let memory = if no_huge { Memory::ordinary(bytes) } else { Memory::huge(bytes) };
+    let mut memory = memory.map_err(|error| {
+        let pages = bytes.div_ceil(HUGE);
+        format!(
+            "no memory for {} IPv4 and {} IPv6 flows: {pages} free hugepages of 2 MiB are needed beside those of \
+             `memory` ({error}); reserve more of them (vm.nr_hugepages), lower `flows` and `flows_v6`, or set `no_huge`",
+            setup.flows, setup.flows_v6
+        )
+    })?;
+    Engine::new(setup, &mut memory).ok_or_else(|| "the flow table does not fit its own size".to_owned())
 }
 
 /// Pins the calling thread, gives up its rights and makes it known to DPDK.

@@ -233,33 +233,34 @@ fn a_garbage_writing_peer_is_put_out_again_and_again() {
     let mut dataplane = Dataplane::new(&path);
     // Examples are built with the tests; their directory is beside that of the test programs.
     let program = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("examples/garbage_peer");
-    let mut peer = Command::new(&program)
-        .args(["--seed", "7"])
-        .arg(&path)
-        .arg("2")
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap_or_else(|error| panic!("{}: {error}; cargo build --examples", program.display()));
-    let deadline = Instant::now() + PATIENCE;
-    while peer.try_wait().unwrap().is_none() {
-        assert!(Instant::now() < deadline, "{:?}", dataplane.seen);
-        dataplane.step();
-        std::thread::yield_now();
+    let deadline = Instant::now() + PATIENCE * 10;
+    let mut said = String::new();
+    // A slow machine gets through fewer kinds of garbage in a second: it goes on until each had its turn.
+    for seed in 7.. {
+        let mut peer = Command::new(&program)
+            .args(["--seed", &seed.to_string()])
+            .arg(&path)
+            .arg("1")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}; cargo build --examples", program.display()));
+        while peer.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < deadline, "{:?}; {said}", dataplane.seen);
+            dataplane.step();
+            std::thread::yield_now();
+        }
+        let output = peer.wait_with_output().unwrap();
+        said += &String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{said}");
+        let seen = dataplane.seen;
+        let kinds = [seen.attaches, seen.refused, seen.violations, seen.commands, seen.tables_refused];
+        if kinds.iter().all(|&count| count > 0) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "some kind of garbage never came: {seen:?}; {said}");
     }
-    let output = peer.wait_with_output().unwrap();
-    let said = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{said}");
     assert!(said.contains("attaches"), "{said}");
     let seen = dataplane.seen;
-    for (what, count) in [
-        ("attaches", seen.attaches),
-        ("refused", seen.refused),
-        ("violations", seen.violations),
-        ("commands", seen.commands),
-        ("tables refused", seen.tables_refused),
-    ] {
-        assert!(count > 0, "no {what}: {seen:?}; {said}");
-    }
     // And an honest one after it finds everything as it was.
     let attachment = std::thread::scope(|scope| {
         let attachment = scope.spawn(|| connect(&path));

@@ -52,8 +52,10 @@ pub struct Dataplane {
     pub memory: MemorySize,
     /// Packet buffers.
     pub buffers: u32,
-    /// Flows a worker can hold.
+    /// IPv4 flows a worker can hold.
     pub flows: u32,
+    /// IPv6 flows a worker can hold.
+    pub flows_v6: u32,
     /// Bindings a worker can hold.
     pub bindings: u32,
     /// Where the control plane attaches.
@@ -73,6 +75,7 @@ impl Default for Dataplane {
             memory: MemorySize::from_mib(512),
             buffers: 16_384,
             flows: 65_536,
+            flows_v6: 16_384,
             bindings: 65_536,
             socket: "/run/turnpike/dataplane.sock".into(),
             control_user: "turnpike".to_owned(),

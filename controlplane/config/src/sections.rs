@@ -57,6 +57,7 @@ fn dataplane(section: &mut Section<'_, '_>) -> Dataplane {
         memory: section.optional("memory", text).unwrap_or(default.memory),
         buffers: section.optional("buffers", integer(1024..=1 << 23)).unwrap_or(default.buffers),
         flows: section.optional("flows", table_size()).unwrap_or(default.flows),
+        flows_v6: section.optional("flows_v6", table_size()).unwrap_or(default.flows_v6),
         bindings: section.optional("bindings", table_size()).unwrap_or(default.bindings),
         socket: section.optional("socket", socket).unwrap_or(default.socket),
         control_user: section.optional("control_user", user).unwrap_or(default.control_user),

@@ -113,6 +113,7 @@ pub const LAYOUT_HASH: u64 = {
         Header, NeighbourClear, NeighbourSet, NeighboursReset, PinholeAdd, PinholeRemove, PortLease, Walk,
     };
     use crate::event::{Ack, BindingRow, FlowRow, NeighbourNeeded, Tuple, WalkEnd};
+    use crate::flow::{FlowCold, FlowRecord, FlowRecord6, StateHeader};
     use crate::table::{
         AddressRecord, FirewallRuleRecord, InterfaceRecord, NatRuleRecord, PoolRangeRecord, PoolRecord,
         RouteRecord, Section, SettingsRecord, TableHeader, ZonePairRecord, ZoneRecord,
@@ -137,6 +138,10 @@ pub const LAYOUT_HASH: u64 = {
         FlowRow { forward, reverse, packets, bytes, idle_ms, timeout_ms, age_ms, state, worker, flags }
         BindingRow { inside, external, remote, pinhole, age_ms, flows, inside_port, external_port, pool, protocol, worker, remote_ports }
         WalkEnd { cursor, rows }
+        FlowRecord { bytes, packets, stamp, epoch, hops, sequence, ingress, ip_delta, l4_delta, protocol, state, addresses, ports }
+        FlowRecord6 { head, inside, remote }
+        FlowCold { binding, created, timer, next, previous }
+        StateHeader { magic, layout_hash, abi_version, flows, flows_v6, worker, workers }
         Message { magic, layout_hash, abi_version, kind, result, table, generation, value }
         Identity { magic, layout_hash, abi_version, pid, started_ms, tsc_hz, workers, ports, interfaces, no_huge, dpdk_version, version }
         InterfaceInfo { name, tap_index, mtu, vlan, port, id, mac }

@@ -11,6 +11,7 @@
 //! | [`attach`] | the handshake on the unix socket |
 //! | [`command`], [`event`] | slots of the rings |
 //! | [`counters`] | the counter page of a worker, the drop reasons |
+//! | [`flow`] | the state files: flow records in place |
 //! | [`layout`] | where things lie in each segment; the layout hash |
 //! | [`stats`] | the pages the dataplane publishes beside the workers' counters |
 //! | [`steering`] | which worker owns a subscriber and a port |
@@ -23,6 +24,7 @@ pub mod attach;
 pub mod command;
 pub mod counters;
 pub mod event;
+pub mod flow;
 pub mod layout;
 pub mod stats;
 pub mod steering;

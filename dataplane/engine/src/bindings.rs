@@ -1,7 +1,6 @@
 //! Bindings: which external port an inside endpoint has (RFC 4787 section 4, endpoint-independent), and
 //! the pinholes that stay without traffic.
 
-use crate::flows::NONE;
 use crate::keyed::{Keyed, Map, Random, map};
 use crate::policy::{Policy, admits};
 use crate::ports::{PortError, Ports};
@@ -10,6 +9,7 @@ use core::hash::BuildHasher;
 use turnpike_abi::command::{PinholeAdd, PortLease};
 use turnpike_abi::counters::{Counters, DropReason, ProtocolClass};
 use turnpike_abi::event::{AckResult, BindingRow};
+use turnpike_abi::flow::NONE;
 use turnpike_abi::table::PoolRecord;
 use turnpike_abi::{Address, PoolId, Prefix, WorkerId, steering};
 

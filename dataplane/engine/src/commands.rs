@@ -1,6 +1,7 @@
 //! Commands of the control plane. What they hold is checked field by field: the sender is not trusted.
 
 use crate::bindings::class_of;
+use crate::flows::Flows;
 use crate::neighbours::NextHop;
 use crate::outbox::Outbox;
 use crate::pipeline::{Tables, Worker};
@@ -13,6 +14,7 @@ use turnpike_abi::command::{
 };
 use turnpike_abi::counters::{Counter, ProtocolClass};
 use turnpike_abi::event::{Ack, AckResult, BindingRow, FlowRow, Tuple, WalkEnd};
+use turnpike_abi::flow::{CREATED_SHIFT, Toward, flag};
 use turnpike_abi::layout::MAGIC;
 use turnpike_abi::table::SettingsRecord;
 use turnpike_wire::ethernet;
@@ -170,12 +172,13 @@ impl<B: Buffer> Worker<B> {
                 let worker = self.id;
                 let settings = tables.map(|tables| tables.policy.settings);
                 let mut rows = self.flows.walk(cursor, WALK_RECORDS);
-                for (_, flow) in rows.by_ref().take(limit) {
+                for (_, number) in rows.by_ref().take(limit) {
                     end.rows += 1;
-                    let row = flow_row(flow, worker, now, settings.as_ref());
-                    out.events.push(Slot::new(Kind::FLOW_ROW, sequence, &row));
+                    if let Some(row) = flow_row(&self.flows, number, worker, now, settings.as_ref()) {
+                        out.events.push(Slot::new(Kind::FLOW_ROW, sequence, &row));
+                    }
                 }
-                rows.next().map_or(after(cursor, self.flows.records()), |(next, _)| next as u64)
+                rows.next().map_or(after(cursor, self.flows.places()), |(next, _)| next as u64)
             }
             WalkTable::BINDINGS => {
                 let worker = self.id;
@@ -226,31 +229,38 @@ fn after(cursor: usize, records: usize) -> u64 {
 }
 
 fn flow_row(
-    flow: &crate::flows::Flow,
+    flows: &Flows,
+    number: u32,
     worker: turnpike_abi::WorkerId,
     now: Time,
     settings: Option<&SettingsRecord>,
-) -> FlowRow {
+) -> Option<FlowRow> {
+    let (record, cold) = (flows.record(number)?, flows.cold(number)?);
+    let (out, inward) = flows.tuples(number)?;
+    let (sent, received) = (record.traffic(Toward::Out), record.traffic(Toward::In));
+    let inbound = record.has(flag::INBOUND);
     let mut flags = 0;
-    if flow.rewrite != [crate::translate::Rewrite::None; 2] {
+    if record.has(flag::TRANSLATED) {
         flags |= FlowRow::TRANSLATED;
     }
-    if flow.inbound {
+    if inbound {
         flags |= FlowRow::INBOUND;
     }
-    FlowRow {
-        forward: shown(&flow.forward),
-        reverse: shown(&flow.reverse),
-        packets: flow.packets,
-        bytes: flow.bytes,
-        idle_ms: now.0.saturating_sub(flow.last.0),
-        timeout_ms: settings.map_or(0, |settings| timeout_ms(flow, settings)),
-        age_ms: now.0.saturating_sub(flow.created.0),
-        state: flow.state.index() as u8,
+    let [forward, reverse] =
+        if inbound { [(inward, received), (out, sent)] } else { [(out, sent), (inward, received)] };
+    Some(FlowRow {
+        forward: shown(&forward.0),
+        reverse: shown(&reverse.0),
+        packets: [forward.1.0, reverse.1.0],
+        bytes: [forward.1.1, reverse.1.1],
+        idle_ms: record.idle_ms(now.0),
+        timeout_ms: settings.map_or(0, |settings| timeout_ms(record, settings)),
+        age_ms: now.0.saturating_sub(u64::from(cold.created) << CREATED_SHIFT),
+        state: record.tcp_state().index() as u8,
         worker,
         flags,
         reserved: [0; 5],
-    }
+    })
 }
 
 /// A query's identifier stands in both ports.

@@ -1,142 +1,463 @@
-//! The flow table: a slab of records, and an index from either direction's tuple to the record.
+//! The flow table: records of one cache line, and an index from either direction's tuple to the record.
+//!
+//! IPv4 and IPv6 flows have one space of numbers, IPv4 first, but records and indexes of their own. All memory
+//! is taken at start; records lie in the worker's state file (`turnpike_abi::flow`).
 
 use crate::Time;
-use crate::keyed::{Keyed, Map, map};
-use crate::translate::Rewrite;
+use crate::index::Index;
+use crate::keyed::{Keyed, TupleHash, ports_of};
+use crate::translate::{Endpoint, Rewrite};
 use crate::wheel::Wheel;
+use turnpike_abi::Address;
 use turnpike_abi::counters::{ProtocolClass, TcpState};
 use turnpike_abi::event::Tuple;
+use turnpike_abi::flow::{
+    CREATED_SHIFT, FlowCold, FlowRecord, FlowRecord6, HEADER, NO_HOP, NO_INGRESS, NONE, StateHeader, Toward,
+    flag,
+};
+use turnpike_abi::layout::{LAYOUT_HASH, MAGIC};
+use turnpike_shm::memory::{Array, Memory};
+use turnpike_wire::checksum::Delta;
 
-/// Stands for "none" where a record names a flow or a binding.
-pub(crate) const NONE: u32 = u32::MAX;
-
-/// Direction of a packet within its flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
-    /// From the end that opened the flow.
-    Forward = 0,
-    /// From the other.
-    Reverse = 1,
-}
-
-/// A flow.
-#[derive(Clone, Debug)]
-pub(crate) struct Flow {
+/// A flow to be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewFlow {
+    /// Packets from the end that opens it.
     pub(crate) forward: Tuple,
+    /// Packets that answer those, as they arrive.
     pub(crate) reverse: Tuple,
-    /// By [`Way`].
-    pub(crate) rewrite: [Rewrite; 2],
-    pub(crate) packets: [u64; 2],
-    pub(crate) bytes: [u64; 2],
-    pub(crate) created: Time,
-    /// Last packet that counts against idleness.
-    pub(crate) last: Time,
-    pub(crate) class: ProtocolClass,
+    pub(crate) translated: bool,
     pub(crate) state: TcpState,
-    /// A reset was the last thing that told about it.
-    pub(crate) reset: bool,
     /// Opened from an outside zone.
     pub(crate) inbound: bool,
-    /// Off the index; the record waits for its timer.
-    pub(crate) ended: bool,
-    /// The binding it uses, or [`NONE`], and its neighbours in that binding's list.
+    pub(crate) created: Time,
+    pub(crate) last: Time,
     pub(crate) binding: u32,
-    pub(crate) next: u32,
-    pub(crate) previous: u32,
+}
+
+/// Addresses and ports of an IPv4 packet as they stand in it, or of a record's direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Key4 {
+    pub(crate) addresses: u64,
+    pub(crate) ports: u32,
+    pub(crate) protocol: u8,
+}
+
+/// Flow numbers that may be given out: those given back, and those never used.
+#[derive(Debug)]
+struct Free {
+    head: u32,
+    fresh: u32,
+    end: u32,
+}
+
+impl Free {
+    fn new(numbers: core::ops::Range<usize>) -> Self {
+        Self { head: NONE, fresh: numbers.start as u32, end: numbers.end as u32 }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.head == NONE && self.fresh == self.end
+    }
+
+    fn take(&mut self, cold: &[FlowCold]) -> Option<u32> {
+        if self.head != NONE {
+            let number = self.head;
+            self.head = cold.get(number as usize)?.timer;
+            return Some(number);
+        }
+        let number = self.fresh;
+        (number < self.end).then(|| {
+            self.fresh += 1;
+            number
+        })
+    }
+
+    fn put(&mut self, cold: &mut [FlowCold], number: u32) {
+        if let Some(flow) = cold.get_mut(number as usize) {
+            flow.timer = self.head;
+            self.head = number;
+        }
+    }
 }
 
 /// All flows of a worker.
 #[derive(Debug)]
 pub(crate) struct Flows {
-    slab: Vec<Flow>,
-    free: Vec<u32>,
-    /// Flow number and, in the lowest bit, the [`Way`].
-    index: Map<Tuple, u32>,
+    records: Array<FlowRecord>,
+    records6: Array<FlowRecord6>,
+    cold: Array<FlowCold>,
+    index: Index,
+    index6: Index,
+    hash: TupleHash,
+    free: Free,
+    free6: Free,
     pub(crate) wheel: Wheel,
-    capacity: usize,
-    /// Live flows that were opened from an outside zone.
-    inbound: usize,
+    /// Live flows that were opened from an outside zone, IPv4 and IPv6.
+    inbound: [usize; 2],
 }
 
 impl Flows {
-    pub(crate) fn new(capacity: usize, keyed: Keyed) -> Self {
-        Self {
-            slab: Vec::with_capacity(capacity),
-            free: Vec::with_capacity(capacity),
-            index: map(capacity * 2, keyed),
-            wheel: Wheel::new(capacity),
-            capacity,
-            inbound: 0,
+    /// Bytes that tables for `flows` IPv4 and `flows_v6` IPv6 flows take.
+    pub(crate) const fn bytes(flows: usize, flows_v6: usize) -> usize {
+        HEADER
+            + Memory::bytes_of::<FlowRecord>(flows)
+            + Memory::bytes_of::<FlowRecord6>(flows_v6)
+            + Memory::bytes_of::<FlowCold>(flows + flows_v6)
+            + Index::bytes(2 * flows)
+            + Index::bytes(2 * flows_v6)
+    }
+
+    /// Tables for `flows` IPv4 and `flows_v6` IPv6 flows. `None` if the memory is too small.
+    pub(crate) fn new(
+        (flows, flows_v6): (usize, usize),
+        header: StateHeader,
+        keyed: Keyed,
+        memory: &mut Memory,
+    ) -> Option<Self> {
+        let mut first = memory.array::<StateHeader>(HEADER / size_of::<StateHeader>())?;
+        let made = Self {
+            records: memory.array(flows)?,
+            records6: memory.array(flows_v6)?,
+            cold: memory.array(flows + flows_v6)?,
+            index: Index::new(2 * flows, 2 * flows, memory)?,
+            index6: Index::new(2 * flows_v6, 2 * flows_v6, memory)?,
+            hash: TupleHash::new(keyed),
+            free: Free::new(0..flows),
+            free6: Free::new(flows..flows + flows_v6),
+            wheel: Wheel::new(),
+            inbound: [0; 2],
+        };
+        *first.first_mut()? = StateHeader {
+            magic: MAGIC,
+            layout_hash: LAYOUT_HASH,
+            abi_version: turnpike_abi::ABI_VERSION,
+            flows: flows as u32,
+            flows_v6: flows_v6 as u32,
+            ..header
+        };
+        Some(made)
+    }
+
+    /// Asks for the line where a search for `hash` begins.
+    #[inline(always)]
+    pub(crate) fn prefetch_index(&self, hash: u64) {
+        self.index.prefetch(hash);
+    }
+
+    /// Hash of an IPv4 packet's key.
+    #[inline(always)]
+    pub(crate) fn hash4(&self, key: Key4) -> u64 {
+        self.hash.v4(key.addresses, key.ports, key.protocol)
+    }
+
+    /// The flow that a packet is likely of, and its direction; asks for its record.
+    #[inline(always)]
+    pub(crate) fn guess4(&self, hash: u64) -> Option<u32> {
+        let number = self.index.guess(hash)?;
+        self.records.prefetch((number >> 1) as usize);
+        Some(number)
+    }
+
+    /// The record that [`Flows::guess4`] meant, if it is `key`'s.
+    #[inline(always)]
+    pub(crate) fn confirm4(&mut self, number: u32, key: Key4) -> Option<(&mut FlowRecord, Toward)> {
+        let toward = toward_of(number);
+        let record = self.records.get_mut((number >> 1) as usize)?;
+        (record.has(flag::LIVE) && key4_of(record, toward) == key).then_some((record, toward))
+    }
+
+    /// The flow of packets with `tuple`, and their direction.
+    pub(crate) fn find(&self, tuple: &Tuple) -> Option<(u32, Toward)> {
+        let hash = self.hash.of(tuple);
+        if let Some(key) = key4(tuple) {
+            let is = |number: u32| {
+                self.records
+                    .get((number >> 1) as usize)
+                    .is_some_and(|record| key4_of(record, toward_of(number)) == key)
+            };
+            return self.index.find(hash, is).map(|number| (number >> 1, toward_of(number)));
+        }
+        let is = |number: u32| {
+            self.records6.get((number >> 1) as usize).is_some_and(|record| is_of6(record, number, tuple))
+        };
+        let number = self.index6.find(hash, is)?;
+        Some(((number >> 1) + self.records.len() as u32, toward_of(number)))
+    }
+
+    /// A live flow, or one that waits for its timer.
+    pub(crate) fn record(&self, flow: u32) -> Option<&FlowRecord> {
+        match (flow as usize).checked_sub(self.records.len()) {
+            None => self.records.get(flow as usize),
+            Some(at) => self.records6.get(at).map(|record| &record.head),
         }
     }
 
-    pub(crate) fn find(&self, tuple: &Tuple) -> Option<(u32, Way)> {
-        let &entry = self.index.get(tuple)?;
-        Some((entry >> 1, if entry & 1 == 0 { Way::Forward } else { Way::Reverse }))
+    pub(crate) fn record_mut(&mut self, flow: u32) -> Option<&mut FlowRecord> {
+        match (flow as usize).checked_sub(self.records.len()) {
+            None => self.records.get_mut(flow as usize),
+            Some(at) => self.records6.get_mut(at).map(|record| &mut record.head),
+        }
     }
 
-    /// A live flow or one that waits for its timer.
-    pub(crate) fn record(&self, flow: u32) -> Option<&Flow> {
-        self.slab.get(flow as usize)
+    pub(crate) fn cold(&self, flow: u32) -> Option<&FlowCold> {
+        self.cold.get(flow as usize)
     }
 
-    pub(crate) fn record_mut(&mut self, flow: u32) -> Option<&mut Flow> {
-        self.slab.get_mut(flow as usize)
+    pub(crate) fn cold_mut(&mut self, flow: u32) -> Option<&mut FlowCold> {
+        self.cold.get_mut(flow as usize)
     }
 
-    /// Whether another flow fits. Those from outside get half of the table, so that nobody out there can keep
-    /// subscribers from opening theirs.
-    pub(crate) fn has_room(&self, inbound: bool) -> bool {
-        let fits = !self.free.is_empty() || self.slab.len() < self.capacity;
-        fits && (!inbound || self.inbound < self.capacity.div_ceil(2))
+    /// Whether another flow of the family fits. Those from outside get half of the table, so that nobody out
+    /// there can keep subscribers from opening theirs.
+    pub(crate) fn has_room(&self, inbound: bool, v4: bool) -> bool {
+        let [of_v4, of_v6] = self.inbound;
+        let (free, count, capacity) = if v4 {
+            (&self.free, of_v4, self.records.len())
+        } else {
+            (&self.free6, of_v6, self.records6.len())
+        };
+        !free.is_empty() && (!inbound || count < capacity.div_ceil(2))
     }
 
-    /// Puts a flow into the table and on the wheel. `None` if the table is full or one of its tuples is taken.
-    pub(crate) fn insert(&mut self, flow: Flow, due: Time) -> Option<u32> {
-        if self.index.contains_key(&flow.forward) || self.index.contains_key(&flow.reverse) {
+    /// Puts a flow into the table and on the wheel. `None` if there is no room or one of its tuples is taken.
+    pub(crate) fn insert(&mut self, flow: &NewFlow, due: Time) -> Option<u32> {
+        let (out, inward) =
+            if flow.inbound { (flow.reverse, flow.forward) } else { (flow.forward, flow.reverse) };
+        if self.find(&out).is_some() || self.find(&inward).is_some() {
             return None;
         }
-        let (forward, reverse, inbound) = (flow.forward, flow.reverse, flow.inbound);
-        let number = match self.free.pop() {
-            Some(number) => {
-                *self.slab.get_mut(number as usize)? = flow;
-                number
+        let v4 = key4(&out).is_some();
+        let free = if v4 { &mut self.free } else { &mut self.free6 };
+        let number = free.take(&self.cold)?;
+        self.write(number, flow, &out, &inward);
+        let (index, base) =
+            if v4 { (&mut self.index, 0) } else { (&mut self.index6, self.records.len() as u32) };
+        let reference = (number - base) << 1;
+        let (hash_out, hash_in) = (self.hash.of(&out), self.hash.of(&inward));
+        let filed = index.insert(hash_out, reference);
+        if !filed || !index.insert(hash_in, reference | 1) {
+            if filed {
+                index.remove(hash_out, reference);
             }
-            None if self.slab.len() < self.capacity => {
-                self.slab.push(flow);
-                (self.slab.len() - 1) as u32
-            }
-            None => return None,
-        };
-        self.index.insert(forward, number << 1);
-        self.index.insert(reverse, number << 1 | 1);
-        self.wheel.insert(number, due);
-        self.inbound += usize::from(inbound);
+            self.record_mut(number)?.mark(flag::LIVE, false);
+            self.reclaim(number);
+            return None;
+        }
+        self.wheel.insert(&mut self.cold, number, due);
+        if let Some(count) = self.inbound.get_mut(usize::from(!v4)) {
+            *count += usize::from(flow.inbound);
+        }
         Some(number)
+    }
+
+    fn write(&mut self, number: u32, flow: &NewFlow, out: &Tuple, inward: &Tuple) {
+        if let Some(cold) = self.cold.get_mut(number as usize) {
+            cold.binding = flow.binding;
+            cold.created = (flow.created.0 >> CREATED_SHIFT) as u32;
+            cold.next = NONE;
+            cold.previous = NONE;
+        }
+        let query = is_query(out.protocol);
+        let external_port = if query { inward.source_port } else { inward.destination_port };
+        let Some(record) = self.record_mut(number) else { return };
+        record.open();
+        record.bytes = [0; 2];
+        record.packets = [0; 2];
+        record.stamp = flow.last.0 as u32;
+        record.hops = [NO_HOP; 2];
+        record.ingress = [NO_INGRESS; 2];
+        record.protocol = out.protocol;
+        record.state = flag::LIVE | flow.state.index() as u8;
+        record.mark(flag::INBOUND, flow.inbound);
+        record.mark(flag::TRANSLATED, flow.translated);
+        let ends = (out.source.to_v4(), out.destination.to_v4(), inward.destination.to_v4());
+        if let (Some(inside), Some(remote), Some(external)) = ends {
+            let ip = Delta::bytes(&inside, &external);
+            record.ip_delta = ip.to_bits();
+            record.l4_delta = ip.and(Delta::word(out.source_port, external_port)).to_bits();
+            let ([a, b, c, d], [e, f, g, h], [i, j, k, l]) = (inside, remote, external);
+            record.addresses = [a, b, c, d, e, f, g, h, i, j, k, l];
+        } else {
+            (record.ip_delta, record.l4_delta, record.addresses) = (0, 0, [0; 12]);
+        }
+        let ports = [out.source_port, out.destination_port, external_port];
+        let [[a, b], [c, d], [e, f]] = ports.map(u16::to_be_bytes);
+        record.ports = [a, b, c, d, e, f];
+        let at = (number as usize).checked_sub(self.records.len());
+        if let Some(record) = at.and_then(|at| self.records6.get_mut(at)) {
+            (record.inside, record.remote) = (out.source.0, out.destination.0);
+        }
+        if let Some(record) = self.record_mut(number) {
+            record.close();
+        }
     }
 
     /// Takes a flow off the index. Its record is free once the wheel has let go of it: [`Flows::reclaim`].
     pub(crate) fn end(&mut self, flow: u32) {
-        if let Some(record) = self.slab.get_mut(flow as usize).filter(|record| !record.ended) {
-            record.ended = true;
-            self.inbound -= usize::from(record.inbound);
-            self.index.remove(&record.forward);
-            self.index.remove(&record.reverse);
+        let Some((out, inward)) = self.tuples(flow) else { return };
+        let Some(record) = self.record_mut(flow).filter(|record| record.has(flag::LIVE)) else { return };
+        record.open();
+        record.mark(flag::LIVE, false);
+        record.close();
+        let inbound = record.has(flag::INBOUND);
+        let v6 = flow as usize >= self.records.len();
+        if let Some(count) = self.inbound.get_mut(usize::from(v6)) {
+            *count -= usize::from(inbound);
         }
+        let (hash_out, hash_in) = (self.hash.of(&out), self.hash.of(&inward));
+        let (index, base) =
+            if v6 { (&mut self.index6, self.records.len() as u32) } else { (&mut self.index, 0) };
+        let reference = (flow - base) << 1;
+        index.remove(hash_out, reference);
+        index.remove(hash_in, reference | 1);
     }
 
     /// Frees the record of an ended flow that no longer hangs on the wheel.
     pub(crate) fn reclaim(&mut self, flow: u32) {
-        self.free.push(flow);
+        let v4 = (flow as usize) < self.records.len();
+        let free = if v4 { &mut self.free } else { &mut self.free6 };
+        free.put(&mut self.cold, flow);
     }
 
-    /// Live flows among the `most` records from `cursor` on, with their numbers.
-    pub(crate) fn walk(&self, cursor: usize, most: usize) -> impl Iterator<Item = (usize, &Flow)> {
-        self.slab.iter().enumerate().skip(cursor).take(most).filter(|(_, flow)| !flow.ended)
+    /// Hangs a flow up again, to be looked at when `due`.
+    pub(crate) fn look_again(&mut self, flow: u32, due: Time) {
+        self.wheel.insert(&mut self.cold, flow, due);
     }
 
-    /// Records there are to walk over.
-    pub(crate) fn records(&self) -> usize {
-        self.slab.len()
+    /// The next flow whose timer has come; it hangs no longer.
+    pub(crate) fn pop_due(&mut self, now: Time) -> Option<u32> {
+        self.wheel.pop(&self.cold, now)
     }
+
+    /// Tuples of packets going out and coming in, as they arrive.
+    pub(crate) fn tuples(&self, flow: u32) -> Option<(Tuple, Tuple)> {
+        let record = self.record(flow)?;
+        let at = (flow as usize).checked_sub(self.records.len());
+        Some(tuples_of(record, at.and_then(|at| self.records6.get(at))))
+    }
+
+    /// What to do to packets of one direction.
+    pub(crate) fn rewrite(&self, flow: u32, toward: Toward) -> Rewrite {
+        let Some(record) = self.record(flow).filter(|record| record.has(flag::TRANSLATED)) else {
+            return Rewrite::None;
+        };
+        let (inside, external) = ends_of(record);
+        match toward {
+            Toward::Out => Endpoint::new(inside, external).map_or(Rewrite::None, Rewrite::Source),
+            Toward::In => Endpoint::new(external, inside).map_or(Rewrite::None, Rewrite::Destination),
+        }
+    }
+
+    /// Live flows among the `most` places from `cursor` on, with their places and numbers. Places are the
+    /// numbers ever used, without a gap.
+    pub(crate) fn walk(&self, cursor: usize, most: usize) -> impl Iterator<Item = (usize, u32)> + '_ {
+        let used = self.free.fresh as usize;
+        let places = cursor..cursor.saturating_add(most).min(self.places());
+        places.filter_map(move |place| {
+            let number = if place < used { place } else { self.records.len() + (place - used) } as u32;
+            self.record(number).is_some_and(|record| record.has(flag::LIVE)).then_some((place, number))
+        })
+    }
+
+    /// Places there are to walk over.
+    pub(crate) fn places(&self) -> usize {
+        self.free.fresh as usize + (self.free6.fresh as usize - self.records.len())
+    }
+}
+
+/// What is in force for a protocol's flows: which timeout, which table of ports.
+pub(crate) const fn class_of_record(record: &FlowRecord) -> ProtocolClass {
+    crate::bindings::class_of(record.protocol)
+}
+
+#[inline(always)]
+const fn toward_of(number: u32) -> Toward {
+    if number & 1 == 0 { Toward::Out } else { Toward::In }
+}
+
+const fn is_query(protocol: u8) -> bool {
+    protocol == 1 || protocol == 58
+}
+
+/// The key of an IPv4 tuple.
+fn key4(tuple: &Tuple) -> Option<Key4> {
+    let ([a, b, c, d], [e, f, g, h]) = (tuple.source.to_v4()?, tuple.destination.to_v4()?);
+    let addresses = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
+    Some(Key4 { addresses, ports: ports_of(tuple), protocol: tuple.protocol })
+}
+
+/// The key of packets of one direction.
+#[inline(always)]
+fn key4_of(record: &FlowRecord, toward: Toward) -> Key4 {
+    let [a, b, c, d, e, f, g, h, i, j, k, l] = record.addresses;
+    let (addresses, ports) = match toward {
+        Toward::Out => ([a, b, c, d, e, f, g, h], ports_out(record)),
+        Toward::In => ([e, f, g, h, i, j, k, l], ports_in(record)),
+    };
+    Key4 { addresses: u64::from_ne_bytes(addresses), ports, protocol: record.protocol }
+}
+
+#[inline(always)]
+const fn ports_out(record: &FlowRecord) -> u32 {
+    let [a, b, c, d, ..] = record.ports;
+    u32::from_ne_bytes([a, b, c, d])
+}
+
+#[inline(always)]
+const fn ports_in(record: &FlowRecord) -> u32 {
+    let [_, _, c, d, e, f] = record.ports;
+    // A query is answered by the other kind, with the same identifier.
+    if is_query(record.protocol) {
+        u32::from_ne_bytes([e, f, c, d ^ 1])
+    } else {
+        u32::from_ne_bytes([c, d, e, f])
+    }
+}
+
+fn is_of6(record: &FlowRecord6, number: u32, tuple: &Tuple) -> bool {
+    let head = &record.head;
+    let (source, destination, ports) = match toward_of(number) {
+        Toward::Out => (record.inside, record.remote, ports_out(head)),
+        Toward::In => (record.remote, record.inside, ports_in(head)),
+    };
+    source == tuple.source.0
+        && destination == tuple.destination.0
+        && ports == ports_of(tuple)
+        && head.protocol == tuple.protocol
+}
+
+/// Inside and external end of an IPv4 flow.
+fn ends_of(record: &FlowRecord) -> ((Address, u16), (Address, u16)) {
+    let [a, b, c, d, _, _, _, _, i, j, k, l] = record.addresses;
+    let [m, n, _, _, o, p] = record.ports;
+    let inside = (Address::v4([a, b, c, d]), u16::from_be_bytes([m, n]));
+    (inside, (Address::v4([i, j, k, l]), u16::from_be_bytes([o, p])))
+}
+
+fn tuples_of(record: &FlowRecord, v6: Option<&FlowRecord6>) -> (Tuple, Tuple) {
+    let [_, _, _, _, e, f, g, h, ..] = record.addresses;
+    let (inside, remote, external) = match v6 {
+        Some(v6) => (Address(v6.inside), Address(v6.remote), Address(v6.inside)),
+        None => {
+            let (inside, external) = ends_of(record);
+            (inside.0, Address::v4([e, f, g, h]), external.0)
+        }
+    };
+    let split = |ports: u32| {
+        let [a, b, c, d] = ports.to_ne_bytes();
+        (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]))
+    };
+    let tuple = |source, destination, ports| {
+        let (source_port, destination_port) = split(ports);
+        Tuple {
+            source,
+            destination,
+            source_port,
+            destination_port,
+            protocol: record.protocol,
+            reserved: [0; 3],
+        }
+    };
+    (tuple(inside, remote, ports_out(record)), tuple(remote, external, ports_in(record)))
 }

@@ -10,8 +10,10 @@ mod bindings;
 mod buffer;
 mod commands;
 mod egress;
+mod fast;
 mod flows;
 mod forwarding;
+mod index;
 mod keyed;
 mod neighbours;
 mod outbox;
@@ -31,11 +33,18 @@ pub use forwarding::Forwarding;
 pub use outbox::{Crossed, Outbox};
 pub use policy::Policy;
 
+use fast::{Doors, LANES, Lanes};
+use flows::Flows;
 use pipeline::{Tables, Worker};
 use std::sync::Arc;
 use turnpike_abi::command::Slot;
 use turnpike_abi::counters::{Counter, Counters, DropReason};
+use turnpike_abi::table::SettingsRecord;
 use turnpike_abi::{InterfaceId, PortId, WorkerId};
+use turnpike_shm::memory::Memory;
+
+/// Packets that move through the stages of the fast path together.
+pub const STAGE: usize = LANES;
 
 /// Milliseconds since the dataplane started. Monotonic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,8 +61,10 @@ pub struct Setup {
     pub ports: usize,
     /// Every interface, by [`InterfaceId`].
     pub interfaces: Vec<Interface>,
-    /// Flows this worker can hold.
+    /// IPv4 flows this worker can hold.
     pub flows: usize,
+    /// IPv6 flows this worker can hold.
+    pub flows_v6: usize,
     /// Bindings this worker can hold.
     pub bindings: usize,
     /// Random key of the hash tables and of port choice, new at every start.
@@ -85,13 +96,31 @@ pub struct Engine<B> {
     forwarding: Option<Arc<Forwarding>>,
     /// Both tables, once both are there.
     tables: Option<Tables>,
+    /// Of the burst that is under way.
+    lanes: Lanes,
+    /// By port.
+    doors: Vec<Doors>,
 }
 
 impl<B: Buffer> Engine<B> {
-    /// Allocates everything the worker will need, except what new pools need ([`Engine::set_policy`]).
+    /// Takes everything the worker will need, except what new pools need ([`Engine::set_policy`]); its flow table
+    /// from `memory`, which has [`Engine::bytes`] left. `None` if it has not.
     #[must_use]
-    pub fn new(setup: &Setup) -> Self {
-        Self { worker: Worker::new(setup), policy: None, forwarding: None, tables: None }
+    pub fn new(setup: &Setup, memory: &mut Memory) -> Option<Self> {
+        Some(Self {
+            worker: Worker::new(setup, memory)?,
+            policy: None,
+            forwarding: None,
+            tables: None,
+            lanes: Lanes::new(),
+            doors: Doors::of(&setup.interfaces),
+        })
+    }
+
+    /// Bytes of memory that the flow table of a worker takes.
+    #[must_use]
+    pub const fn bytes(setup: &Setup) -> usize {
+        Flows::bytes(setup.flows, setup.flows_v6)
     }
 
     /// Takes a burst from a port. `burst` is drained; every packet of it ends in `out` or is held inside.
@@ -103,12 +132,43 @@ impl<B: Buffer> Engine<B> {
         source: &mut impl BufferSource<B>,
         out: &mut Outbox<B>,
     ) {
+        self.worker.now = now;
         self.worker.counters.burst(burst.len());
-        for buffer in burst.drain(..) {
-            self.worker.counters.add(Counter::Received, 1);
-            self.worker.counters.add(Counter::ReceivedBytes, buffer.bytes().len() as u64);
-            self.worker.frame(self.tables.as_ref(), now, port, buffer, source, out);
+        self.worker.counters.add(Counter::Received, burst.len() as u64);
+        let bytes = burst.iter().map(|buffer| buffer.bytes().len() as u64).sum();
+        self.worker.counters.add(Counter::ReceivedBytes, bytes);
+        let Self { worker, tables, lanes, doors, .. } = self;
+        let (Some(tables), Some(doors)) = (tables.as_ref(), doors.get(port.index())) else {
+            for buffer in burst.drain(..) {
+                worker.frame(tables.as_ref(), now, port, buffer, source, out);
+            }
+            return;
+        };
+        let refreshes = tables.policy.settings.flags & SettingsRecord::UDP_INBOUND_REFRESH != 0;
+        let mut packets = burst.drain(..);
+        while !packets.as_slice().is_empty() {
+            let count = packets.as_slice().len().min(LANES);
+            fast::look(lanes, packets.as_slice(), doors, &worker.flows);
+            fast::guess(lanes, count, &worker.flows);
+            for (lane, buffer) in lanes.iter().zip(packets.by_ref().take(count)) {
+                if let Err(buffer) = worker.fast(now, refreshes, lane, buffer, out) {
+                    worker.frame(Some(tables), now, port, buffer, source, out);
+                }
+            }
         }
+    }
+
+    /// For benches: the first stage alone, headers of up to [`STAGE`] packets. [`Engine::translate`] goes on with them.
+    pub fn parse(&mut self, port: PortId, burst: &[B]) {
+        if let Some(doors) = self.doors.get(port.index()) {
+            fast::look(&mut self.lanes, burst, doors, &self.worker.flows);
+        }
+    }
+
+    /// For benches: the translator's stages alone, over the packets that [`Engine::parse`] looked at last. Returns
+    /// how many it rewrote.
+    pub fn translate(&mut self, now: Time, burst: &mut [B]) -> usize {
+        self.worker.translate_burst(now, &mut self.lanes, burst)
     }
 
     /// Takes packets from other workers. `burst` is drained.
@@ -119,6 +179,7 @@ impl<B: Buffer> Engine<B> {
         source: &mut impl BufferSource<B>,
         out: &mut Outbox<B>,
     ) {
+        self.worker.now = now;
         for crossed in burst.drain(..) {
             self.worker.counters.add(Counter::CrossedIn, 1);
             self.worker.crossed(self.tables.as_ref(), now, crossed, source, out);
@@ -135,6 +196,7 @@ impl<B: Buffer> Engine<B> {
     /// # Errors
     /// If the command is malformed.
     pub fn command(&mut self, now: Time, slot: &Slot, out: &mut Outbox<B>) -> Result<(), Violation> {
+        self.worker.now = now;
         self.worker.command(self.tables.as_ref(), now, slot, out).inspect_err(|_| {
             self.worker.counters.add(Counter::PeerViolations, 1);
         })
@@ -142,6 +204,7 @@ impl<B: Buffer> Engine<B> {
 
     /// Timers: expires flows and packets that wait, in bounded steps. Call it once a millisecond or after every burst.
     pub fn tick(&mut self, now: Time, out: &mut Outbox<B>) {
+        self.worker.now = now;
         while let Some(waiting) = self.worker.neighbours.expire(now) {
             self.worker.discard(waiting.buffer, DropReason::NeighbourUnresolved, out);
             self.worker.counters.set(Counter::Held, self.worker.neighbours.waiting() as u64);
@@ -155,6 +218,11 @@ impl<B: Buffer> Engine<B> {
     /// Allocates port maps for pool addresses that are new, and ends bindings whose address left its pool.
     pub fn set_policy(&mut self, policy: Arc<Policy>) -> Option<Arc<Policy>> {
         self.worker.counters.set(Counter::PolicyGeneration, policy.generation());
+        let shorter = self.policy.as_ref().is_some_and(|old| policy.has_shorter_timeouts_than(old));
+        if shorter {
+            self.worker.sweep = Some(0);
+        }
+        self.worker.next_epoch();
         let old = self.policy.replace(policy);
         self.join_tables();
         if let Some(tables) = &self.tables {
@@ -166,6 +234,7 @@ impl<B: Buffer> Engine<B> {
     /// Switches to another forwarding table; returns the one in use until now, to be freed elsewhere.
     pub fn set_forwarding(&mut self, forwarding: Arc<Forwarding>) -> Option<Arc<Forwarding>> {
         self.worker.counters.set(Counter::ForwardingGeneration, forwarding.generation());
+        self.worker.next_epoch();
         let first = self.forwarding.is_none();
         let old = self.forwarding.replace(forwarding);
         self.join_tables();

@@ -1,9 +1,11 @@
 //! Next hops: their station addresses, and the packets that wait for one.
 
-use crate::Time;
 use crate::keyed::{Keyed, Map, map};
+use crate::{Interface, Time};
 use std::collections::VecDeque;
-use turnpike_abi::{Address, InterfaceId};
+use turnpike_abi::flow::NO_HOP;
+use turnpike_abi::{Address, InterfaceId, PortId};
+use turnpike_wire::ethernet::{self, ETHERTYPE_IPV4, HEADER_LEN, VLAN_LEN};
 
 /// Neighbours a worker knows or asks for.
 const CAPACITY: usize = 65536;
@@ -12,6 +14,8 @@ const CAPACITY: usize = 65536;
 const WAITING: usize = 256;
 const WAITING_ON_LINK: usize = 128;
 const WAITING_EACH: usize = 8;
+/// Places for adjacencies; their numbers take 16 bits in a flow's record.
+const ADJACENCIES: usize = NO_HOP as usize;
 /// Milliseconds between two requests for the same next hop.
 const ASK_AGAIN_MS: u64 = 1000;
 
@@ -23,8 +27,36 @@ pub(crate) struct NextHop {
 
 #[derive(Clone, Copy, Debug)]
 enum Entry {
-    Known([u8; 6]),
+    Known {
+        mac: [u8; 6],
+        /// Its place among the adjacencies, or [`NO_HOP`].
+        adjacency: u16,
+    },
     Asked(Time),
+}
+
+/// A next hop as the fast path needs it. Its place never changes its meaning within an epoch of the worker.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Adjacency {
+    /// The Ethernet header to write.
+    pub(crate) header: [u8; HEADER_LEN + VLAN_LEN],
+    /// Bytes of it.
+    pub(crate) length: u8,
+    /// Its station address is known.
+    pub(crate) live: bool,
+    /// Largest IP packet in bytes.
+    pub(crate) mtu: u16,
+    pub(crate) port: PortId,
+}
+
+impl Adjacency {
+    fn new(interface: &Interface, mac: [u8; 6], mtu: u16) -> Self {
+        let mut header = [0; HEADER_LEN + VLAN_LEN];
+        let vlan = (interface.vlan != 0).then_some(interface.vlan);
+        let length =
+            ethernet::write(&mut header, mac, interface.mac, vlan, ETHERTYPE_IPV4).unwrap_or(0) as u8;
+        Self { header, length, live: length != 0, mtu, port: interface.port }
+    }
 }
 
 /// A packet ready to leave but for its next hop's address.
@@ -40,6 +72,7 @@ pub(crate) struct Waiting<B> {
 #[derive(Debug)]
 pub(crate) struct Neighbours<B> {
     entries: Map<NextHop, Entry>,
+    pub(crate) adjacencies: Vec<Adjacency>,
     waiting: VecDeque<Waiting<B>>,
     known: usize,
 }
@@ -55,12 +88,18 @@ pub(crate) enum Held<B> {
 
 impl<B> Neighbours<B> {
     pub(crate) fn new(keyed: Keyed) -> Self {
-        Self { entries: map(CAPACITY, keyed), waiting: VecDeque::with_capacity(WAITING), known: 0 }
+        let adjacencies = Vec::with_capacity(ADJACENCIES);
+        Self {
+            entries: map(CAPACITY, keyed),
+            adjacencies,
+            waiting: VecDeque::with_capacity(WAITING),
+            known: 0,
+        }
     }
 
     pub(crate) fn station(&self, next_hop: NextHop) -> Option<[u8; 6]> {
         match self.entries.get(&next_hop) {
-            Some(Entry::Known(mac)) => Some(*mac),
+            Some(Entry::Known { mac, .. }) => Some(*mac),
             Some(Entry::Asked(_)) | None => None,
         }
     }
@@ -88,7 +127,7 @@ impl<B> Neighbours<B> {
         self.waiting.push_back(Waiting { next_hop, buffer, ready, until });
         let ask = match self.entries.get(&next_hop) {
             Some(Entry::Asked(at)) => now.0 >= at.0 + ASK_AGAIN_MS,
-            Some(Entry::Known(_)) | None => true,
+            Some(Entry::Known { .. }) | None => true,
         };
         if ask {
             self.entries.insert(next_hop, Entry::Asked(now));
@@ -115,22 +154,67 @@ impl<B> Neighbours<B> {
         if self.entries.len() >= CAPACITY && !self.entries.contains_key(&next_hop) {
             return false;
         }
-        if !matches!(self.entries.insert(next_hop, Entry::Known(mac)), Some(Entry::Known(_))) {
-            self.known += 1;
+        match self.entries.get_mut(&next_hop) {
+            Some(Entry::Known { mac: known, adjacency }) => {
+                *known = mac;
+                let place = self.adjacencies.get_mut(usize::from(*adjacency));
+                if let Some(to) = place.and_then(|adjacency| adjacency.header.first_chunk_mut()) {
+                    *to = mac;
+                }
+            }
+            Some(Entry::Asked(_)) | None => {
+                self.entries.insert(next_hop, Entry::Known { mac, adjacency: NO_HOP });
+                self.known += 1;
+            }
         }
         true
     }
 
     /// Forgets a next hop.
     pub(crate) fn clear(&mut self, next_hop: NextHop) {
-        if matches!(self.entries.remove(&next_hop), Some(Entry::Known(_))) {
+        if let Some(Entry::Known { adjacency, .. }) = self.entries.remove(&next_hop) {
             self.known -= 1;
+            if let Some(adjacency) = self.adjacencies.get_mut(usize::from(adjacency)) {
+                adjacency.live = false;
+            }
+        }
+    }
+
+    /// The place of a known next hop among the adjacencies; its interface takes packets of `mtu` bytes. `None` if
+    /// its address is not known, or if there are no more places in this epoch ([`Neighbours::has_places`]).
+    pub(crate) fn adjacency(&mut self, next_hop: NextHop, interface: &Interface, mtu: u16) -> Option<u16> {
+        let Some(Entry::Known { mac, adjacency }) = self.entries.get_mut(&next_hop) else { return None };
+        if let Some(known) = self.adjacencies.get_mut(usize::from(*adjacency)) {
+            known.mtu = mtu;
+            return Some(*adjacency);
+        }
+        if self.adjacencies.len() >= ADJACENCIES {
+            return None;
+        }
+        *adjacency = self.adjacencies.len() as u16;
+        self.adjacencies.push(Adjacency::new(interface, *mac, mtu));
+        Some(*adjacency)
+    }
+
+    /// Whether another adjacency fits into this epoch.
+    pub(crate) fn has_places(&self) -> bool {
+        self.adjacencies.len() < ADJACENCIES
+    }
+
+    /// Gives every place up: the worker begins another epoch.
+    pub(crate) fn forget_places(&mut self) {
+        self.adjacencies.clear();
+        for entry in self.entries.values_mut() {
+            if let Entry::Known { adjacency, .. } = entry {
+                *adjacency = NO_HOP;
+            }
         }
     }
 
     /// Forgets all of them; packets go on waiting.
     pub(crate) fn reset(&mut self) {
         self.entries.clear();
+        self.adjacencies.iter_mut().for_each(|adjacency| adjacency.live = false);
         self.known = 0;
     }
 

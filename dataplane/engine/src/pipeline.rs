@@ -16,8 +16,10 @@ use crate::replies::Limits;
 use crate::{Buffer, BufferSource, Interface, Setup, Time};
 use std::sync::Arc;
 use turnpike_abi::counters::{Counter, Counters, Direction, DropReason, IcmpKind, ProtocolClass};
+use turnpike_abi::flow::StateHeader;
 use turnpike_abi::table::Side;
 use turnpike_abi::{Address, InterfaceId, PortId, WorkerId, ZoneId};
+use turnpike_shm::memory::Memory;
 use turnpike_wire::Malformed;
 use turnpike_wire::arp::{self, Arp};
 use turnpike_wire::ethernet::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet};
@@ -57,6 +59,12 @@ pub(crate) struct Worker<B> {
     pub(crate) bindings: Bindings,
     pub(crate) neighbours: Neighbours<B>,
     pub(crate) limits: Limits,
+    /// Changes when routes or policy do: what records know of next hops holds in one epoch.
+    pub(crate) epoch: u32,
+    /// Of the call that is under way.
+    pub(crate) now: Time,
+    /// Where the sweep after a change of timeouts goes on.
+    pub(crate) sweep: Option<usize>,
     /// Fragments being made; empty between packets.
     pub(crate) pieces: Vec<B>,
 }
@@ -98,22 +106,32 @@ pub(crate) struct Refusal {
 }
 
 impl<B: Buffer> Worker<B> {
-    pub(crate) fn new(setup: &Setup) -> Self {
+    pub(crate) fn new(setup: &Setup, memory: &mut Memory) -> Option<Self> {
         let keyed = Keyed::new(setup.key);
         let mut counters = Counters::default();
-        counters.set(Counter::FlowsLimit, setup.flows as u64);
+        counters.set(Counter::FlowsLimit, (setup.flows + setup.flows_v6) as u64);
         counters.set(Counter::BindingsLimit, setup.bindings as u64);
-        Self {
+        let header = StateHeader { worker: setup.worker, workers: setup.workers, ..StateHeader::default() };
+        Some(Self {
             id: setup.worker,
             workers: setup.workers,
             interfaces: setup.interfaces.clone(),
             counters,
-            flows: Flows::new(setup.flows, keyed),
+            flows: Flows::new((setup.flows, setup.flows_v6), header, keyed, memory)?,
             bindings: Bindings::new(setup, keyed),
             neighbours: Neighbours::new(keyed),
             limits: Limits::new(setup.interfaces.len()),
+            epoch: 0,
+            now: Time(0),
+            sweep: None,
             pieces: Vec::with_capacity(MAX_FRAGMENTS),
-        }
+        })
+    }
+
+    /// Routes or policy changed.
+    pub(crate) fn next_epoch(&mut self) {
+        self.epoch = self.epoch.wrapping_add(1);
+        self.neighbours.forget_places();
     }
 
     /// A frame from the wire.

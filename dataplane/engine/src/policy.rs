@@ -238,6 +238,15 @@ impl Policy {
         self.generation
     }
 
+    /// Whether flows may be overdue that were not by the timeouts of `old`.
+    pub(crate) fn has_shorter_timeouts_than(&self, old: &Self) -> bool {
+        let timeouts = |policy: &Self| {
+            let set = &policy.settings;
+            [set.udp, set.icmp, set.tcp_established, set.tcp_opening, set.tcp_closing, set.other]
+        };
+        timeouts(self).into_iter().zip(timeouts(old)).any(|(new, old)| new < old)
+    }
+
     /// The zone of an interface.
     pub(crate) fn zone_of(&self, interface: InterfaceId) -> Option<ZoneId> {
         self.members.get(interface.index()).copied().flatten().map(|member| member.zone)

@@ -130,10 +130,8 @@ impl<B: Buffer> Worker<B> {
             return Err(DropReason::IcmpNoSession);
         }
         // Packets that answer the embedded one travel the error's own way.
-        let (flow, way) = self.flows.find(&answering(&tuple)).ok_or(DropReason::IcmpNoSession)?;
-        let flow = self.flows.record(flow).ok_or(DropReason::InternalError)?;
-        let rewrite = flow.rewrite.get(way as usize).copied().unwrap_or_default();
-        Ok((inner, rewrite))
+        let (flow, toward) = self.flows.find(&answering(&tuple)).ok_or(DropReason::IcmpNoSession)?;
+        Ok((inner, self.flows.rewrite(flow, toward)))
     }
 
     fn rewrite_error(&mut self, buffer: &mut B, packet: &Packet, inner: &Inner, rewrite: &Rewrite) {

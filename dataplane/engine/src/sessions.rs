@@ -1,26 +1,29 @@
 //! Packets and their flows: through the firewall, out through the translator, in through a binding.
 
-use crate::flows::{Flow, NONE, Way};
+use crate::flows::{NewFlow, class_of_record};
 use crate::forwarding::Route;
 use crate::neighbours::NextHop;
 use crate::pipeline::{Passing, Refusal, Stage, Tables, Verdict, Worker};
 use crate::policy::{FirstPacket, NatVerdict, is_private};
-use crate::translate::{self, Endpoint, Rewrite};
+use crate::translate::{self, Rewrite};
 use crate::{Buffer, Time, bindings, related, tcp};
 use turnpike_abi::counters::{
     Counter, Direction, DropReason, FirewallAction, FlowEnd, IcmpKind, ProtocolClass, TcpState,
 };
 use turnpike_abi::event::{BindingRow, Tuple};
+use turnpike_abi::flow::{FlowRecord, NO_HOP, NO_INGRESS, NONE, Toward, flag};
 use turnpike_abi::table::{SettingsRecord, Side};
 use turnpike_abi::{Address, InterfaceId, PoolId, ZoneId, steering};
 use turnpike_wire::icmp;
 use turnpike_wire::packet::{self, Family, Packet, TCP_SYN, Transport};
 use turnpike_wire::rewrite;
 
-/// How often a flow is looked at at least, in milliseconds: so soon is a timeout noticed that became shorter.
-const REVISIT_MS: u64 = 16_000;
-/// Flows that the timers look at in one call.
+/// Flows that the timers look at in one call, and when they are behind by more than two of their slots.
 const VISITS: usize = 64;
+const VISITS_BEHIND: usize = 256;
+const BEHIND_MS: u64 = 256;
+/// Flows of a binding that are asked when it was last used.
+const LOOKED_AT: usize = 16;
 
 /// Where a packet would leave.
 #[derive(Clone, Copy, Debug)]
@@ -125,7 +128,7 @@ impl<B: Buffer> Worker<B> {
         if packet.ttl <= 1 {
             return refuse(DropReason::TtlExpired, IcmpKind::TimeExceeded, packet);
         }
-        let (flow, way) = match self.flows.find(&tuple) {
+        let (flow, toward) = match self.flows.find(&tuple) {
             Some(found) => found,
             None => {
                 let inbound = sides == (Side::OUTSIDE, Side::INSIDE);
@@ -135,9 +138,9 @@ impl<B: Buffer> Worker<B> {
                 }
             }
         };
-        let translated = self.flows.record(flow).is_some_and(|flow| flow.rewrite != [Rewrite::None; 2]);
+        let translated = self.flows.record(flow).is_some_and(|flow| flow.has(flag::TRANSLATED));
         let direction = if translated { Direction::In2Out } else { Direction::Routed };
-        self.deliver(tables, now, passing, buffer, packet, (flow, way), egress, direction)
+        self.deliver(tables, now, passing, buffer, packet, (flow, toward), egress, direction)
     }
 
     /// From a subscriber to a pool address: its own source is translated first, then the packet is handled
@@ -177,7 +180,7 @@ impl<B: Buffer> Worker<B> {
             if packet.ttl <= 1 {
                 return refuse(DropReason::TtlExpired, IcmpKind::TimeExceeded, packet);
             }
-            let (flow, way) = match self.flows.find(&tuple) {
+            let (flow, toward) = match self.flows.find(&tuple) {
                 Some(found) => found,
                 None => match self.open(tables, now, (passing.from, zone), packet, &tuple, Some(pool), false)
                 {
@@ -185,8 +188,8 @@ impl<B: Buffer> Worker<B> {
                     Err(verdict) => return verdict,
                 },
             };
-            self.touch(tables, now, (flow, way), packet);
-            let rewrite = self.rewrite_of(flow, way);
+            self.touch(tables, now, (flow, toward), packet);
+            let rewrite = self.flows.rewrite(flow, toward);
             translate::apply(buffer.bytes_mut(), packet, &rewrite);
         }
         // RFC 6146 3.8 says it for NAT64: the outgoing tuple enters again as an incoming one.
@@ -249,7 +252,7 @@ impl<B: Buffer> Worker<B> {
         if packet.ttl <= 1 && !hairpin && !local {
             return refuse(DropReason::TtlExpired, IcmpKind::TimeExceeded, packet);
         }
-        let (flow, way) = match self.flows.find(&tuple) {
+        let (flow, toward) = match self.flows.find(&tuple) {
             Some(found) => found,
             None => match self.accept(tables, now, passing, packet, &tuple, pool) {
                 Ok(found) => found,
@@ -259,7 +262,7 @@ impl<B: Buffer> Worker<B> {
                 Err(verdict) => return verdict,
             },
         };
-        let Rewrite::Destination(end) = self.rewrite_of(flow, way) else {
+        let Rewrite::Destination(end) = self.flows.rewrite(flow, toward) else {
             return Verdict::Drop(DropReason::HairpinLoop);
         };
         let route = tables.forwarding.lookup(end.address());
@@ -273,7 +276,7 @@ impl<B: Buffer> Worker<B> {
             return Verdict::Drop(DropReason::NoRoute);
         }
         let direction = if hairpin { Direction::Hairpin } else { Direction::Out2In };
-        match self.deliver(tables, now, passing, buffer, packet, (flow, way), egress, direction) {
+        match self.deliver(tables, now, passing, buffer, packet, (flow, toward), egress, direction) {
             // The sender would not know the packet that the error quotes: its source is translated by now.
             Verdict::Refuse(refusal) if hairpin => Verdict::Drop(refusal.reason),
             verdict => verdict,
@@ -315,7 +318,7 @@ impl<B: Buffer> Worker<B> {
         tuple: &Tuple,
         pool: Option<PoolId>,
         inbound: bool,
-    ) -> Result<(u32, Way), Verdict> {
+    ) -> Result<(u32, Toward), Verdict> {
         let state = opening_state(packet)?;
         let first = FirstPacket { from, to, tuple: firewall_tuple(tuple), icmp: icmp_of(packet) };
         let verdict = tables.policy.firewall(&first);
@@ -327,12 +330,21 @@ impl<B: Buffer> Worker<B> {
         } else {
             self.counters.verdict(from, to, FirewallAction::Accept);
         }
-        if !self.flows.has_room(inbound) {
+        if !self.flows.has_room(inbound, packet.family == Family::V4) {
             return Err(refuse(DropReason::FlowLimit, IcmpKind::UnreachableHost, packet));
         }
         let Some(pool) = pool else {
-            let flow = new_flow(now, *tuple, answering(tuple), [Rewrite::None; 2], state, inbound, pinhole);
-            return self.admit(tables, flow).map(|flow| (flow, Way::Forward));
+            let flow = NewFlow {
+                forward: *tuple,
+                reverse: answering(tuple),
+                translated: false,
+                state,
+                inbound,
+                created: now,
+                last: now,
+                binding: pinhole.unwrap_or(NONE),
+            };
+            return self.admit(tables, &flow).map(|number| (number, opener(inbound)));
         };
         let inside = (tuple.source, tuple.source_port);
         let binding = match self.bindings.of_inside(tuple.protocol, inside.0, inside.1, pool) {
@@ -351,17 +363,23 @@ impl<B: Buffer> Worker<B> {
         let record = self.bindings.record(binding).ok_or(internal)?;
         let external = (record.external, record.external_port);
         let translated = Tuple { source: external.0, source_port: external.1, ..*tuple };
-        let outward = Endpoint::new(inside, external).map(Rewrite::Source).ok_or(internal)?;
-        let inward = Endpoint::new(external, inside).map(Rewrite::Destination).ok_or(internal)?;
-        let flow =
-            new_flow(now, *tuple, answering(&translated), [outward, inward], state, inbound, Some(binding));
-        let admitted = self.admit(tables, flow);
+        let flow = NewFlow {
+            forward: *tuple,
+            reverse: answering(&translated),
+            translated: true,
+            state,
+            inbound,
+            created: now,
+            last: now,
+            binding,
+        };
+        let admitted = self.admit(tables, &flow);
         if admitted.is_err()
             && self.bindings.record(binding).is_some_and(|record| record.flows == 0 && record.pinhole == 0)
         {
             self.bindings.remove(binding, &mut self.counters);
         }
-        admitted.map(|flow| (flow, Way::Forward))
+        admitted.map(|number| (number, opener(inbound)))
     }
 
     /// Opens a flow from outside to a binding (endpoint-independent filtering, RFC 4787 REQ-8).
@@ -373,7 +391,7 @@ impl<B: Buffer> Worker<B> {
         packet: &Packet,
         tuple: &Tuple,
         pool: PoolId,
-    ) -> Result<(u32, Way), Verdict> {
+    ) -> Result<(u32, Toward), Verdict> {
         if let Transport::IcmpQuery { reply, .. } = packet.transport {
             let reason = if reply { DropReason::IcmpReplyUnasked } else { DropReason::NoMapping };
             return Err(Verdict::Drop(reason));
@@ -389,7 +407,6 @@ impl<B: Buffer> Worker<B> {
         }
         let state = opening_state(packet)?;
         let inside = (binding.inside, binding.inside_port);
-        let external = (binding.external, binding.external_port);
         let translated = Tuple { destination: inside.0, destination_port: inside.1, ..*tuple };
         let route = tables.forwarding.lookup(inside.0);
         let egress = self.egress(tables, route, inside.0, packet)?;
@@ -409,26 +426,33 @@ impl<B: Buffer> Worker<B> {
             }
         }
         self.counters.verdict(seen_from.unwrap_or(passing.from), egress.zone, FirewallAction::Accept);
-        if !self.flows.has_room(true) {
+        if !self.flows.has_room(true, true) {
             return Err(refuse(DropReason::FlowLimit, IcmpKind::UnreachableHost, packet));
         }
-        let internal = Verdict::Drop(DropReason::InternalError);
-        let inward = Endpoint::new(external, inside).map(Rewrite::Destination).ok_or(internal)?;
-        let outward = Endpoint::new(inside, external).map(Rewrite::Source).ok_or(internal)?;
         let reverse = answering(&translated);
         // The inside end talks to this remote end through its mapping in another pool: packets of both could
         // not be told apart.
         if self.flows.find(&reverse).is_some() {
             return Err(Verdict::Drop(DropReason::FilteredRemote));
         }
-        let mut flow = new_flow(now, *tuple, reverse, [inward, outward], state, true, Some(number));
-        // RFC 4787 REQ-6: what comes from outside does not keep a mapping, a new flow no more than a packet.
         let refreshes = tables.policy.settings.flags & SettingsRecord::UDP_INBOUND_REFRESH != 0;
-        if flow.class == ProtocolClass::Udp && binding.pinhole == 0 && !refreshes {
-            flow.last = binding.last;
-        }
+        let last = if binding.class == ProtocolClass::Udp && binding.pinhole == 0 && !refreshes {
+            self.last_from_inside(&binding, now)
+        } else {
+            now
+        };
+        let flow = NewFlow {
+            forward: *tuple,
+            reverse,
+            translated: true,
+            state,
+            inbound: true,
+            created: now,
+            last,
+            binding: number,
+        };
         self.counters.add(Counter::EifHits, 1);
-        self.admit(tables, flow).map(|flow| (flow, Way::Forward))
+        self.admit(tables, &flow).map(|number| (number, opener(true)))
     }
 
     /// Asks the firewall, counts its answer, and turns a refusal into a verdict.
@@ -452,21 +476,37 @@ impl<B: Buffer> Worker<B> {
         admits.then_some(number)
     }
 
+    /// When a packet last came from inside through a binding. RFC 4787 REQ-6: what comes from outside does not
+    /// keep a mapping, a new flow no more than a packet. The path stamps flows only, so the newest of the first
+    /// few of them tells; a binding with more has lived by one of those.
+    fn last_from_inside(&self, binding: &bindings::Binding, now: Time) -> Time {
+        let mut idle = now.0.saturating_sub(binding.last.0);
+        let mut number = binding.first_flow;
+        for _ in 0..LOOKED_AT {
+            let (Some(flow), Some(cold)) = (self.flows.record(number), self.flows.cold(number)) else {
+                break;
+            };
+            idle = idle.min(flow.idle_ms(now.0));
+            number = cold.next;
+        }
+        Time(now.0 - idle.min(now.0))
+    }
+
     /// Files a new flow and hangs it into its binding's list.
-    fn admit(&mut self, tables: &Tables, flow: Flow) -> Result<u32, Verdict> {
-        let (class, state, binding) = (flow.class, flow.state, flow.binding);
-        let timeout = timeout_ms(&flow, &tables.policy.settings);
-        let due = Time(flow.last.0 + timeout.min(REVISIT_MS));
+    fn admit(&mut self, tables: &Tables, flow: &NewFlow) -> Result<u32, Verdict> {
+        let class = bindings::class_of(flow.forward.protocol);
+        let timeout = timeout_in(class, flow.state, &tables.policy.settings);
+        let due = Time(flow.last.0 + timeout.min(revisit_ms(class, &tables.policy.settings)));
         let number = self.flows.insert(flow, due).ok_or(Verdict::Drop(DropReason::InternalError))?;
-        self.counters.flow_created(class, state);
-        if let Some(record) = self.bindings.record_mut(binding) {
+        self.counters.flow_created(class, flow.state);
+        if let Some(record) = self.bindings.record_mut(flow.binding) {
             let head = record.first_flow;
             record.first_flow = number;
             record.flows += 1;
-            if let Some(flow) = self.flows.record_mut(number) {
+            if let Some(flow) = self.flows.cold_mut(number) {
                 flow.next = head;
             }
-            if let Some(next) = self.flows.record_mut(head) {
+            if let Some(next) = self.flows.cold_mut(head) {
                 next.previous = number;
             }
         }
@@ -481,7 +521,7 @@ impl<B: Buffer> Worker<B> {
         passing: &Passing,
         buffer: &mut B,
         packet: &Packet,
-        (flow, way): (u32, Way),
+        (flow, toward): (u32, Toward),
         egress: Egress,
         direction: Direction,
     ) -> Verdict {
@@ -497,8 +537,12 @@ impl<B: Buffer> Worker<B> {
                 packet: *packet,
             });
         }
-        self.touch(tables, now, (flow, way), packet);
-        let rewrite = self.rewrite_of(flow, way);
+        self.touch(tables, now, (flow, toward), packet);
+        // A hairpinned packet comes back in as another: each has the long way to go.
+        if direction != Direction::Hairpin {
+            self.remember(flow, toward, passing.on, &egress);
+        }
+        let rewrite = self.flows.rewrite(flow, toward);
         let frame = buffer.bytes_mut();
         translate::apply(frame, packet, &rewrite);
         rewrite::decrement_ttl(frame, packet.l3, packet.family);
@@ -511,6 +555,26 @@ impl<B: Buffer> Worker<B> {
             Verdict::Split { next_hop, packet: *packet, direction, class, mtu: egress.mtu }
         } else {
             Verdict::Transmit { next_hop, packet: *packet, direction, class }
+        }
+    }
+
+    /// Leaves in the flow's record what the fast path needs for the next packet of this direction.
+    fn remember(&mut self, flow: u32, toward: Toward, on: InterfaceId, egress: &Egress) {
+        if !self.neighbours.has_places() {
+            self.next_epoch();
+        }
+        let Some(interface) = self.interfaces.get(egress.next_hop.interface.index()) else { return };
+        let hop = self.neighbours.adjacency(egress.next_hop, interface, egress.mtu);
+        let Some(record) = self.flows.record_mut(flow) else { return };
+        if record.epoch != self.epoch {
+            record.epoch = self.epoch;
+            record.hops = [NO_HOP; 2];
+            record.ingress = [NO_INGRESS; 2];
+        }
+        let at = toward as usize;
+        if let (Some(to), Some(from)) = (record.hops.get_mut(at), record.ingress.get_mut(at)) {
+            *to = hop.unwrap_or(NO_HOP);
+            *from = u8::try_from(on.0).unwrap_or(NO_INGRESS);
         }
     }
 
@@ -541,57 +605,50 @@ impl<B: Buffer> Worker<B> {
     }
 
     /// Notes a packet in its flow: counters, TCP state, and the stamp if it counts against idleness.
-    fn touch(&mut self, tables: &Tables, now: Time, (flow, way): (u32, Way), packet: &Packet) {
+    fn touch(&mut self, tables: &Tables, now: Time, (flow, toward): (u32, Toward), packet: &Packet) {
         let Some(record) = self.flows.record_mut(flow) else { return };
-        let index = way as usize;
-        if let (Some(packets), Some(bytes)) = (record.packets.get_mut(index), record.bytes.get_mut(index)) {
-            *packets += 1;
-            *bytes += (packet.end - packet.l3) as u64;
-        }
-        let from_inside = (way == Way::Forward) != record.inbound;
+        record.count(toward, (packet.end - packet.l3) as u64);
         match packet.transport {
             Transport::Tcp { flags, .. } => {
-                let state = tcp::next(record.state, flags, way == Way::Forward);
-                if state != record.state {
-                    self.counters.tcp_state(record.state, state);
-                    record.state = state;
+                let before = record.tcp_state();
+                let state = tcp::next(before, flags, toward == opener(record.has(flag::INBOUND)));
+                if state != before {
+                    self.counters.tcp_state(before, state);
+                    record.set_tcp_state(state);
                 }
-                record.reset = state == TcpState::Transitory;
-                record.last = now;
+                record.mark(flag::RESET, state == TcpState::Transitory);
+                record.stamp = now.0 as u32;
             }
             // RFC 4787 REQ-6: outbound packets refresh; inbound ones if the operator says so.
             Transport::Udp { .. } => {
                 let inbound_counts = tables.policy.settings.flags & SettingsRecord::UDP_INBOUND_REFRESH != 0;
-                if from_inside || inbound_counts {
-                    record.last = now;
+                if toward == Toward::Out || inbound_counts {
+                    record.stamp = now.0 as u32;
                 }
             }
-            _ => record.last = now,
+            _ => record.stamp = now.0 as u32,
         }
-        let binding = record.binding;
-        if from_inside && let Some(binding) = self.bindings.record_mut(binding) {
-            binding.last = now;
-        }
-    }
-
-    fn rewrite_of(&self, flow: u32, way: Way) -> Rewrite {
-        self.flows.record(flow).and_then(|flow| flow.rewrite.get(way as usize).copied()).unwrap_or_default()
     }
 
     /// Ends a flow, and its binding with its last flow unless that is a pinhole.
     pub(crate) fn end_flow(&mut self, number: u32, why: FlowEnd) {
-        let Some(flow) = self.flows.record(number).filter(|flow| !flow.ended) else { return };
-        let (class, state, binding) = (flow.class, flow.state, flow.binding);
-        let (next, previous) = (flow.next, flow.previous);
+        let now = self.now;
+        let (Some(flow), Some(cold)) = (self.flows.record(number), self.flows.cold(number)) else { return };
+        if !flow.has(flag::LIVE) {
+            return;
+        }
+        let (class, state, binding) = (class_of_record(flow), flow.tcp_state(), cold.binding);
+        let (next, previous, idle) = (cold.next, cold.previous, flow.idle_ms(now.0));
         self.flows.end(number);
         self.counters.flow_ended(class, state, why);
-        if let Some(flow) = self.flows.record_mut(next) {
+        if let Some(flow) = self.flows.cold_mut(next) {
             flow.previous = previous;
         }
-        if let Some(flow) = self.flows.record_mut(previous) {
+        if let Some(flow) = self.flows.cold_mut(previous) {
             flow.next = next;
         }
         let Some(record) = self.bindings.record_mut(binding) else { return };
+        record.last = record.last.max(Time(now.0 - idle.min(now.0)));
         if record.first_flow == number {
             record.first_flow = next;
         }
@@ -611,37 +668,58 @@ impl<B: Buffer> Worker<B> {
         self.bindings.remove(number, &mut self.counters);
     }
 
-    /// Looks at flows whose time has come, a few at a time.
+    /// Looks at flows whose time has come, a few at a time; more of them the further the timers are behind.
     pub(crate) fn expire(&mut self, now: Time, settings: &SettingsRecord) {
-        for _ in 0..VISITS {
-            let Some(number) = self.flows.wheel.pop(now) else { break };
+        let visits = if self.flows.wheel.lag_ms(now) > BEHIND_MS { VISITS_BEHIND } else { VISITS };
+        for _ in 0..visits {
+            let Some(number) = self.flows.pop_due(now) else { break };
             let Some(flow) = self.flows.record_mut(number) else { continue };
-            if flow.ended {
+            if !flow.has(flag::LIVE) {
                 self.flows.reclaim(number);
                 continue;
             }
-            let due = flow.last.0 + timeout_ms(flow, settings);
-            if due > now.0 {
-                self.flows.wheel.insert(number, Time(due.min(now.0 + REVISIT_MS)));
+            let (class, state, reset) = (class_of_record(flow), flow.tcp_state(), flow.has(flag::RESET));
+            let left = timeout_ms(flow, settings).saturating_sub(flow.idle_ms(now.0));
+            let revisit = revisit_ms(class, settings);
+            if left > 0 {
+                self.flows.look_again(number, Time(now.0 + left.min(revisit)));
                 continue;
             }
-            if flow.state == TcpState::Established {
+            if state == TcpState::Established {
                 // RFC 7857 figure 1: the established timeout leads to TRANS, which a packet leaves again.
-                self.counters.tcp_state(flow.state, TcpState::Transitory);
-                flow.state = TcpState::Transitory;
-                flow.last = now;
-                self.flows.wheel.insert(number, Time(now.0 + REVISIT_MS));
+                self.counters.tcp_state(state, TcpState::Transitory);
+                flow.set_tcp_state(TcpState::Transitory);
+                flow.stamp = now.0 as u32;
+                self.flows.look_again(number, Time(now.0 + revisit));
                 continue;
             }
-            let why = match flow.state {
-                TcpState::Transitory if !flow.reset => FlowEnd::Timeout,
+            let why = match state {
+                TcpState::Transitory if !reset => FlowEnd::Timeout,
                 state => tcp::ending(state),
             };
             self.end_flow(number, why);
             self.flows.reclaim(number);
         }
+        if let Some(place) = self.sweep.take() {
+            self.sweep_from(place, now, settings);
+        }
         self.counters.set(Counter::TimerLagMs, self.flows.wheel.lag_ms(now));
         self.counters.set(Counter::Subscribers, self.bindings.subscribers() as u64);
+    }
+
+    /// Ends what is overdue by timeouts that became shorter, a few at a time. The timers find it later, ended.
+    fn sweep_from(&mut self, place: usize, now: Time, settings: &SettingsRecord) {
+        for place in place..place + VISITS {
+            let Some(number) = self.flows.walk(place, 1).next().map(|(_, number)| number) else { continue };
+            let overdue = self.flows.record(number).is_some_and(|flow| {
+                flow.tcp_state() != TcpState::Established && flow.idle_ms(now.0) >= timeout_ms(flow, settings)
+            });
+            if overdue {
+                self.end_flow(number, FlowEnd::Timeout);
+            }
+        }
+        let next = place + VISITS;
+        self.sweep = (next < self.flows.places()).then_some(next);
     }
 
     /// The MTU and next hop of an interface for a packet that belongs to no flow of its own.
@@ -686,41 +764,31 @@ fn firewall_tuple(tuple: &Tuple) -> Tuple {
     }
 }
 
-fn new_flow(
-    now: Time,
-    forward: Tuple,
-    reverse: Tuple,
-    rewrite: [Rewrite; 2],
-    state: TcpState,
-    inbound: bool,
-    binding: Option<u32>,
-) -> Flow {
-    Flow {
-        forward,
-        reverse,
-        rewrite,
-        packets: [0; 2],
-        bytes: [0; 2],
-        created: now,
-        last: now,
-        class: bindings::class_of(forward.protocol),
-        state,
-        reset: false,
-        inbound,
-        ended: false,
-        binding: binding.unwrap_or(NONE),
-        next: NONE,
-        previous: NONE,
-    }
+/// The direction of packets from the end that opened a flow.
+const fn opener(inbound: bool) -> Toward {
+    if inbound { Toward::In } else { Toward::Out }
 }
 
 /// Idle timeout of a flow in milliseconds.
-pub(crate) fn timeout_ms(flow: &Flow, settings: &SettingsRecord) -> u64 {
-    let seconds = match flow.class {
-        ProtocolClass::Tcp => return tcp::timeout_ms(flow.state, settings),
+pub(crate) fn timeout_ms(flow: &FlowRecord, settings: &SettingsRecord) -> u64 {
+    timeout_in(class_of_record(flow), flow.tcp_state(), settings)
+}
+
+fn timeout_in(class: ProtocolClass, state: TcpState, settings: &SettingsRecord) -> u64 {
+    let seconds = match class {
+        ProtocolClass::Tcp => return tcp::timeout_ms(state, settings),
         ProtocolClass::Udp => settings.udp,
         ProtocolClass::Icmp => settings.icmp,
         ProtocolClass::Other => settings.other,
     };
     u64::from(seconds) * 1000
+}
+
+/// How long a flow may go without a look: no longer than the shortest timeout it can change to, so that every
+/// timeout is noticed when it runs out.
+fn revisit_ms(class: ProtocolClass, settings: &SettingsRecord) -> u64 {
+    match class {
+        ProtocolClass::Tcp => u64::from(settings.tcp_opening.min(settings.tcp_closing)) * 1000,
+        _ => u64::MAX >> 1,
+    }
 }

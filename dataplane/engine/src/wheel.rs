@@ -5,18 +5,17 @@
 //! flow is hung up again. So a timer costs nothing on the path and at most one visit an idle timeout.
 
 use crate::Time;
+use turnpike_abi::flow::{FlowCold, NONE};
 
-const NONE: u32 = u32::MAX;
 /// Milliseconds of a slot, as a shift.
 const TICK_SHIFT: u32 = 7;
 /// Slots; the horizon is 524 seconds. What lies beyond is visited once a horizon.
 const SLOTS: u64 = 4096;
 
-/// Lists of entries `0..capacity` by due time.
+/// Lists of flows by due time, linked through [`FlowCold::timer`].
 #[derive(Debug)]
 pub(crate) struct Wheel {
     heads: Vec<u32>,
-    next: Vec<u32>,
     /// Tick whose slot is emptied next.
     tick: u64,
     /// Entries of slots that came due and were not yet visited.
@@ -24,31 +23,33 @@ pub(crate) struct Wheel {
 }
 
 impl Wheel {
-    pub(crate) fn new(capacity: usize) -> Self {
-        Self { heads: vec![NONE; SLOTS as usize], next: vec![NONE; capacity], tick: 0, due: NONE }
+    pub(crate) fn new() -> Self {
+        Self { heads: vec![NONE; SLOTS as usize], tick: 0, due: NONE }
     }
 
     /// Hangs up `entry`, which must not hang already, to be visited at `due` or within one slot after it.
-    pub(crate) fn insert(&mut self, entry: u32, due: Time) {
+    pub(crate) fn insert(&mut self, flows: &mut [FlowCold], entry: u32, due: Time) {
         let tick = ((due.0 >> TICK_SHIFT) + 1).clamp(self.tick, self.tick + SLOTS - 1);
-        let head = &mut self.heads[(tick % SLOTS) as usize];
-        self.next[entry as usize] = *head;
-        *head = entry;
+        let head = self.heads.get_mut((tick % SLOTS) as usize);
+        if let (Some(head), Some(flow)) = (head, flows.get_mut(entry as usize)) {
+            flow.timer = *head;
+            *head = entry;
+        }
     }
 
     /// The next entry whose time has come; it no longer hangs.
-    pub(crate) fn pop(&mut self, now: Time) -> Option<u32> {
+    pub(crate) fn pop(&mut self, flows: &[FlowCold], now: Time) -> Option<u32> {
         while self.due == NONE {
             if self.tick > now.0 >> TICK_SHIFT {
                 return None;
             }
-            let head = &mut self.heads[(self.tick % SLOTS) as usize];
+            let head = self.heads.get_mut((self.tick % SLOTS) as usize)?;
             self.due = *head;
             *head = NONE;
             self.tick += 1;
         }
         let entry = self.due;
-        self.due = self.next[entry as usize];
+        self.due = flows.get(entry as usize)?.timer;
         Some(entry)
     }
 
@@ -66,13 +67,14 @@ mod tests {
     proptest! {
         #[test]
         fn every_entry_is_visited_once_and_within_a_slot(dues in prop::collection::vec(0u64..500_000, 1..200)) {
-            let mut wheel = Wheel::new(dues.len());
+            let mut wheel = Wheel::new();
+            let mut flows = vec![FlowCold::default(); dues.len()];
             for (entry, &due) in dues.iter().enumerate() {
-                wheel.insert(entry as u32, Time(due));
+                wheel.insert(&mut flows, entry as u32, Time(due));
             }
             let mut seen = vec![None; dues.len()];
             for now in (0..=500_500).step_by(100) {
-                while let Some(entry) = wheel.pop(Time(now)) {
+                while let Some(entry) = wheel.pop(&flows, Time(now)) {
                     prop_assert!(seen[entry as usize].replace(now).is_none());
                 }
             }
@@ -85,9 +87,10 @@ mod tests {
 
     #[test]
     fn what_lies_beyond_the_horizon_is_visited_at_the_horizon() {
-        let mut wheel = Wheel::new(1);
-        wheel.insert(0, Time(7_440_000));
-        assert_eq!(wheel.pop(Time(100_000)), None);
-        assert_eq!(wheel.pop(Time(600_000)), Some(0));
+        let mut wheel = Wheel::new();
+        let mut flows = vec![FlowCold::default(); 1];
+        wheel.insert(&mut flows, 0, Time(7_440_000));
+        assert_eq!(wheel.pop(&flows, Time(100_000)), None);
+        assert_eq!(wheel.pop(&flows, Time(600_000)), Some(0));
     }
 }

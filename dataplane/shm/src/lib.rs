@@ -10,6 +10,8 @@
 //! | [`ring`], [`link`] | slots from process to process; both rings of a worker |
 //! | [`page`], [`statistics`] | values published under a sequence number; the statistics segment |
 //! | [`socket`], [`attach`] | messages with descriptors; the dataplane's side of the handshake |
+//! | [`memory`] | large arrays from hugepages or a file |
+//! | [`simd`] | many bytes compared at once |
 //! | [`table`] | immutable tables in a memfd |
 //! | [`spsc`] | a channel between two threads of one process, with the same index arithmetic |
 //!
@@ -32,10 +34,13 @@ mod closer;
 pub mod attach;
 #[cfg(not(loom))]
 pub mod link;
+#[cfg(not(loom))]
+pub mod memory;
 pub mod page;
 pub mod ring;
 #[cfg(not(loom))]
 pub mod segment;
+pub mod simd;
 #[cfg(not(loom))]
 pub mod socket;
 pub mod spsc;

@@ -2,7 +2,7 @@
 
 use crate::atomic::AtomicU64;
 use core::ptr::NonNull;
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 use std::io;
 use std::os::fd::BorrowedFd;
 
@@ -37,6 +37,30 @@ impl Mapping {
         let base = unsafe { mmap(core::ptr::null_mut(), length, protection, flags, fd, 0) }?;
         let base = NonNull::new(base.cast::<u8>()).ok_or(io::ErrorKind::AddrNotAvailable)?;
         Ok(Self { base, length })
+    }
+
+    /// Maps zeroed memory of this process alone; of hugepages, all taken now, if `huge`.
+    pub(crate) fn anonymous(length: usize, huge: bool) -> io::Result<Self> {
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        let extra = if huge { MapFlags::HUGETLB | MapFlags::POPULATE } else { MapFlags::NORESERVE };
+        // SAFETY: the kernel chooses the address, so no other mapping of this process is touched.
+        let base =
+            unsafe { mmap_anonymous(core::ptr::null_mut(), length, protection, MapFlags::PRIVATE | extra) }?;
+        if !huge {
+            // SAFETY: the range is the mapping just made. It is a hint; pages stay small where it is refused.
+            let _ = unsafe { madvise(base, length, Advice::LinuxHugepage) };
+        }
+        let base = NonNull::new(base.cast::<u8>()).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        Ok(Self { base, length })
+    }
+
+    /// A part of a writable mapping, for a caller that gives no part out twice. `None` if it is not all inside.
+    pub(crate) fn exclusive(&self, offset: usize, bytes: usize) -> Option<NonNull<u8>> {
+        if offset.checked_add(bytes)? > self.length {
+            return None;
+        }
+        // SAFETY: `offset <= length`, checked above, stays inside the mapping.
+        Some(unsafe { self.base.add(offset) })
     }
 
     /// The `count` words from byte `offset` on; `None` if they are not aligned or not all inside.

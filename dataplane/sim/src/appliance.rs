@@ -9,6 +9,7 @@ use turnpike_abi::counters::{Counter, Counters, DropReason};
 use turnpike_abi::event::{Ack, AckResult};
 use turnpike_abi::{Address, InterfaceId, PortId, WorkerId};
 use turnpike_engine::{Buffer, Crossed, Engine, Forwarding, Interface, Outbox, Policy, Setup, Time};
+use turnpike_shm::memory::Memory;
 use zerocopy::{Immutable, IntoBytes};
 
 /// Room in an outbox.
@@ -58,6 +59,16 @@ pub fn station(index: u16) -> [u8; 6] {
     [0x02, 0, 0, 0, high, low]
 }
 
+/// A worker's pipeline in ordinary memory.
+///
+/// # Panics
+/// If the machine has not enough of it.
+#[must_use]
+pub fn engine<B: turnpike_engine::Buffer>(setup: &Setup) -> Engine<B> {
+    let mut memory = Memory::ordinary(Engine::<B>::bytes(setup)).expect("memory for the flow table");
+    Engine::new(setup, &mut memory).expect("as many bytes as the engine asked for")
+}
+
 impl Appliance {
     /// A box with `workers` workers, two untagged ports, and the default tables.
     #[must_use]
@@ -79,11 +90,12 @@ impl Appliance {
             ports,
             interfaces: interfaces.clone(),
             flows: capacity,
+            flows_v6: capacity,
             bindings: capacity,
             key: [0x5a ^ worker; 16],
         };
         Self {
-            engines: (0..workers).map(|worker| Engine::new(&setup(worker))).collect(),
+            engines: (0..workers).map(|worker| engine(&setup(worker))).collect(),
             outboxes: (0..workers).map(|_| Outbox::new(ports, ROOM)).collect(),
             crossing: (0..workers).map(|_| VecDeque::new()).collect(),
             frames: Frames::new(65536),

@@ -1,0 +1,355 @@
+//! The fast path: packets of known flows that need nothing but their rewrite, a burst at a time.
+//!
+//! A burst moves through three stages, none of which waits for a cache line that the one before it could have
+//! asked for: headers and hash; the index's bucket; the flow's record and what follows from it. Whatever is not
+//! plain (options, fragments, SYN and FIN, a next hop not known yet, a route that changed) goes the long way
+//! through [`Worker::frame`], which knows all of it and leaves in the record what this path needs next time.
+
+use crate::Buffer;
+use crate::flows::{Flows, Key4};
+use crate::neighbours::Adjacency;
+use crate::outbox::Outbox;
+use crate::pipeline::Worker;
+use crate::{Interface, Time};
+use turnpike_abi::counters::{Counters, Direction, DropReason, ProtocolClass, TcpState};
+use turnpike_abi::flow::{FlowRecord, NONE, Toward, flag};
+use turnpike_shm::memory::prefetch_bytes;
+use turnpike_wire::checksum::Delta;
+use turnpike_wire::ethernet::{ETHERTYPE_IPV4, HEADER_LEN, VLAN_LEN};
+
+/// Packets that move through the stages together.
+pub(crate) const LANES: usize = 64;
+/// Packets whose headers are asked for ahead of the one that is read.
+const AHEAD: usize = 4;
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ETHERTYPE_VLAN: u16 = 0x8100;
+/// FIN, SYN, RST, ACK; only the last is plain.
+const FLAGS: u8 = 0x17;
+const ACK: u8 = 0x10;
+/// What one less of a TTL does to the header checksum: `~old + new` of the word that holds it.
+const TTL_DELTA: Delta = Delta::word(0x0100, 0x0000);
+
+/// A packet on its way through the stages.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lane {
+    key: Key4,
+    hash: u64,
+    /// What the index says it is, or [`NONE`] for the long way.
+    guess: u32,
+    /// Bytes of the IP packet.
+    length: u16,
+    /// Offset of the IP header.
+    l3: u8,
+    /// Interface it came in on.
+    on: u8,
+}
+
+impl Lane {
+    const SLOW: Self = Self {
+        key: Key4 { addresses: 0, ports: 0, protocol: 0 },
+        hash: 0,
+        guess: NONE,
+        length: 0,
+        l3: 0,
+        on: 0,
+    };
+}
+
+/// The stages' memory between two of them.
+#[derive(Debug)]
+pub(crate) struct Lanes([Lane; LANES]);
+
+impl Lanes {
+    pub(crate) fn new() -> Self {
+        Self([Lane::SLOW; LANES])
+    }
+
+    /// The lanes of a burst.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Lane> {
+        self.0.iter()
+    }
+}
+
+/// The interfaces of a port, for the first look at a frame.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Doors {
+    /// VLAN id (0: untagged), interface, and station address as it stands in a frame.
+    doors: Vec<(u16, u8, u64)>,
+}
+
+impl Doors {
+    /// Those of each port.
+    pub(crate) fn of(interfaces: &[Interface]) -> Vec<Self> {
+        let ports = interfaces.iter().map(|interface| interface.port.index() + 1).max().unwrap_or(0);
+        let mut all = vec![Self::default(); ports];
+        for (interface, id) in interfaces.iter().zip(0u8..u8::MAX) {
+            if let Some(of_port) = all.get_mut(interface.port.index()) {
+                let [a, b, c, d, e, f] = interface.mac;
+                of_port.doors.push((interface.vlan, id, u64::from_le_bytes([a, b, c, d, e, f, 0, 0])));
+            }
+        }
+        all
+    }
+
+    #[inline(always)]
+    fn find(&self, vlan: u16, station: u64) -> Option<u8> {
+        self.doors.iter().find(|door| door.0 == vlan && door.2 == station).map(|door| door.1)
+    }
+}
+
+/// What a fast packet leaves with.
+struct Rewritten {
+    adjacency: Adjacency,
+    direction: Direction,
+    class: ProtocolClass,
+}
+
+/// First stage: headers, hash, and a request for the index's bucket.
+#[inline(always)]
+pub(crate) fn look<B: Buffer>(lanes: &mut Lanes, burst: &[B], doors: &Doors, flows: &Flows) {
+    for (at, (lane, buffer)) in lanes.0.iter_mut().zip(burst).enumerate() {
+        if let Some(ahead) = burst.get(at + AHEAD) {
+            prefetch_bytes(ahead.bytes());
+        }
+        *lane = read(buffer.bytes(), doors).unwrap_or(Lane::SLOW);
+        if lane.length != 0 {
+            lane.hash = flows.hash4(lane.key);
+            flows.prefetch_index(lane.hash);
+        }
+    }
+}
+
+/// Second stage: the index, and a request for the flow's record.
+#[inline(always)]
+pub(crate) fn guess(lanes: &mut Lanes, count: usize, flows: &Flows) {
+    for lane in lanes.0.iter_mut().take(count) {
+        if lane.length != 0 {
+            lane.guess = flows.guess4(lane.hash).unwrap_or(NONE);
+        }
+    }
+}
+
+/// A plain packet: for a station of the port, IPv4 without options, whole, UDP or a TCP segment that changes
+/// nothing, TTL left, every length and the header checksum right. `None` for all else.
+#[inline(always)]
+fn read(frame: &[u8], doors: &Doors) -> Option<Lane> {
+    let ethernet: &[u8; HEADER_LEN] = frame.first_chunk()?;
+    let &[a, b, c, d, e, f, .., type_high, type_low] = ethernet;
+    let station = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
+    let (vlan, l3) = match u16::from_be_bytes([type_high, type_low]) {
+        ETHERTYPE_IPV4 => (0, HEADER_LEN),
+        ETHERTYPE_VLAN => {
+            let &[tag_high, tag_low, high, low] = frame.get(HEADER_LEN..)?.first_chunk()?;
+            let vlan = u16::from_be_bytes([tag_high, tag_low]) & 0x0fff;
+            // Tagged 0 is the untagged interface: rare, and its header shrinks.
+            if u16::from_be_bytes([high, low]) != ETHERTYPE_IPV4 || vlan == 0 {
+                return None;
+            }
+            (vlan, HEADER_LEN + VLAN_LEN)
+        }
+        _ => return None,
+    };
+    let on = doors.find(vlan, station)?;
+    let ip: &[u8; 28] = frame.get(l3..)?.first_chunk()?;
+    let length = u16::from_be_bytes([ip[2], ip[3]]);
+    let fragment = u16::from_be_bytes([ip[6], ip[7]]) & 0xbfff;
+    let plain = ip[0] == 0x45
+        && fragment == 0
+        && ip[8] > 1
+        && l3 + usize::from(length) <= frame.len()
+        && header_is_sound(ip);
+    if !plain {
+        return None;
+    }
+    let sound = match ip[9] {
+        UDP => length >= 28 && u16::from_be_bytes([ip[24], ip[25]]) == length - 20,
+        TCP => {
+            let &[offset, flags] = frame.get(l3 + 32..)?.first_chunk()?;
+            let header = u16::from(offset >> 4) * 4;
+            header >= 20 && length >= 20 + header && flags & FLAGS == ACK
+        }
+        _ => false,
+    };
+    let addresses = [ip[12], ip[13], ip[14], ip[15], ip[16], ip[17], ip[18], ip[19]];
+    let key = Key4 {
+        addresses: u64::from_ne_bytes(addresses),
+        ports: u32::from_ne_bytes([ip[20], ip[21], ip[22], ip[23]]),
+        protocol: ip[9],
+    };
+    sound.then_some(Lane { key, hash: 0, guess: NONE, length, l3: l3 as u8, on })
+}
+
+/// Whether the checksum over a header without options holds. Byte order does not matter to it (RFC 1071 2.B).
+#[inline(always)]
+fn header_is_sound(ip: &[u8; 28]) -> bool {
+    let (words, _) = ip.as_chunks::<4>();
+    let sum: u64 = words.iter().take(5).map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+    (sum & 0xffff) + (sum >> 16) == 0xffff
+}
+
+impl<B: Buffer> Worker<B> {
+    /// Third stage: finishes a packet, or gives it back for the long way, untouched.
+    #[inline(always)]
+    pub(crate) fn fast(
+        &mut self,
+        now: Time,
+        inbound_refreshes: bool,
+        lane: &Lane,
+        mut buffer: B,
+        out: &mut Outbox<B>,
+    ) -> Result<(), B> {
+        let Some(done) = self.rewrite(now, inbound_refreshes, lane, buffer.bytes_mut()) else {
+            return Err(buffer);
+        };
+        depart(&mut self.counters, lane, &done, buffer, out);
+        Ok(())
+    }
+
+    /// The translator's part: the flow's record, its state, addresses, ports and checksums.
+    #[inline(always)]
+    fn rewrite(
+        &mut self,
+        now: Time,
+        inbound_refreshes: bool,
+        lane: &Lane,
+        frame: &mut [u8],
+    ) -> Option<Rewritten> {
+        if lane.guess == NONE {
+            return None;
+        }
+        let (record, toward) = self.flows.confirm4(lane.guess, lane.key)?;
+        let adjacency = *ready(record, toward, lane, self.epoch, &self.neighbours.adjacencies)?;
+        record.count(toward, u64::from(lane.length));
+        if toward == Toward::Out || lane.key.protocol == TCP || inbound_refreshes {
+            record.stamp = now.0 as u32;
+        }
+        let class = if lane.key.protocol == TCP { ProtocolClass::Tcp } else { ProtocolClass::Udp };
+        let direction = match (record.has(flag::TRANSLATED), toward) {
+            (false, _) => Direction::Routed,
+            (true, Toward::Out) => Direction::In2Out,
+            (true, Toward::In) => Direction::Out2In,
+        };
+        translate(frame, lane, record, toward)?;
+        Some(Rewritten { adjacency, direction, class })
+    }
+
+    /// For benches: all stages of the translator over a burst, without what comes before and after it.
+    pub(crate) fn translate_burst(&mut self, now: Time, lanes: &mut Lanes, burst: &mut [B]) -> usize {
+        let count = burst.len().min(LANES);
+        for lane in lanes.0.iter_mut().take(count).filter(|lane| lane.length != 0) {
+            lane.hash = self.flows.hash4(lane.key);
+            self.flows.prefetch_index(lane.hash);
+        }
+        guess(lanes, count, &self.flows);
+        let mut done = 0;
+        for (lane, buffer) in lanes.0.iter().zip(burst) {
+            done += usize::from(self.rewrite(now, false, lane, buffer.bytes_mut()).is_some());
+        }
+        done
+    }
+}
+
+/// The next hop of a packet that may take the fast path.
+#[inline(always)]
+fn ready<'a>(
+    record: &FlowRecord,
+    toward: Toward,
+    lane: &Lane,
+    epoch: u32,
+    adjacencies: &'a [Adjacency],
+) -> Option<&'a Adjacency> {
+    let (hop, ingress) = match toward {
+        Toward::Out => (record.hops[0], record.ingress[0]),
+        Toward::In => (record.hops[1], record.ingress[1]),
+    };
+    let adjacency = adjacencies.get(usize::from(hop))?;
+    let settled = lane.key.protocol != TCP
+        || record.state & (flag::TCP | flag::RESET) == TcpState::Established.index() as u8;
+    let may = record.epoch == epoch
+        && ingress == lane.on
+        && settled
+        && adjacency.live
+        && lane.length <= adjacency.mtu
+        && lane.l3 == adjacency.length;
+    may.then_some(adjacency)
+}
+
+/// Addresses, ports and checksums of a plain packet.
+#[inline(always)]
+fn translate(frame: &mut [u8], lane: &Lane, record: &FlowRecord, toward: Toward) -> Option<()> {
+    let l3 = usize::from(lane.l3);
+    let [a, b, c, d, _, _, _, _, i, j, k, l] = record.addresses;
+    let [m, n, _, _, o, p] = record.ports;
+    let (ip_delta, l4_delta) = (Delta::from_bits(record.ip_delta), Delta::from_bits(record.l4_delta));
+    let ip: &mut [u8; 28] = frame.get_mut(l3..)?.first_chunk_mut()?;
+    let (ip_delta, l4_delta) = match toward {
+        Toward::Out => {
+            (ip[12], ip[13], ip[14], ip[15]) = (i, j, k, l);
+            (ip[20], ip[21]) = (o, p);
+            (ip_delta, l4_delta)
+        }
+        Toward::In => {
+            (ip[16], ip[17], ip[18], ip[19]) = (a, b, c, d);
+            (ip[22], ip[23]) = (m, n);
+            (ip_delta.inverse(), l4_delta.inverse())
+        }
+    };
+    [ip[10], ip[11]] = ip_delta.apply(u16::from_be_bytes([ip[10], ip[11]])).to_be_bytes();
+    if lane.key.protocol == UDP {
+        [ip[26], ip[27]] = l4_delta.apply_udp(u16::from_be_bytes([ip[26], ip[27]])).to_be_bytes();
+    } else {
+        let check: &mut [u8; 2] = frame.get_mut(l3 + 36..)?.first_chunk_mut()?;
+        *check = l4_delta.apply(u16::from_be_bytes(*check)).to_be_bytes();
+    }
+    Some(())
+}
+
+/// TTL, Ethernet header, counters, TX queue.
+#[inline(always)]
+fn depart<B: Buffer>(
+    counters: &mut Counters,
+    lane: &Lane,
+    done: &Rewritten,
+    mut buffer: B,
+    out: &mut Outbox<B>,
+) {
+    let l3 = usize::from(lane.l3);
+    let end = l3 + usize::from(lane.length);
+    let frame = buffer.bytes_mut();
+    // Ethernet padding ends here.
+    let padded = frame.len() != end;
+    if let Some(ip) = frame.get_mut(l3..).and_then(<[u8]>::first_chunk_mut::<20>) {
+        ip[8] = ip[8].wrapping_sub(1);
+        [ip[10], ip[11]] = TTL_DELTA.apply(u16::from_be_bytes([ip[10], ip[11]])).to_be_bytes();
+    }
+    match l3 {
+        HEADER_LEN => {
+            if let (Some(header), Some(wanted)) =
+                (frame.first_chunk_mut::<HEADER_LEN>(), done.adjacency.header.first_chunk::<HEADER_LEN>())
+            {
+                *header = *wanted;
+            }
+        }
+        _ => {
+            if let Some(header) = frame.first_chunk_mut::<{ HEADER_LEN + VLAN_LEN }>() {
+                *header = done.adjacency.header;
+            }
+        }
+    }
+    if padded && !buffer.resize(end) {
+        counters.drop_packet(DropReason::InternalError);
+        out.freed.push(buffer);
+        return;
+    }
+    match out.transmit(done.adjacency.port, buffer) {
+        Ok(()) => counters.forwarded(done.direction, done.class, end),
+        Err(buffer) => {
+            counters.drop_packet(DropReason::TxQueueFull);
+            out.freed.push(buffer);
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Large arrays of a worker: flow records, index, timers. From hugepages where there are any, in a file where
+//! another process is to read them, or the next one to adopt them.
+
+use crate::mapping::Mapping;
+use core::marker::PhantomData;
+use core::ops::{Deref, DerefMut};
+use core::ptr::NonNull;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use zerocopy::FromBytes;
+
+/// Bytes of a hugepage: lengths are multiples of it.
+pub const HUGE: usize = 2 << 20;
+
+/// Memory that arrays are cut from, front to back. Zeroed.
+#[derive(Debug)]
+pub struct Memory {
+    mapping: Arc<Mapping>,
+    length: usize,
+    used: usize,
+    huge: bool,
+}
+
+impl Memory {
+    /// Ordinary pages, which the kernel gives when they are touched and joins to large ones if it can.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn ordinary(bytes: usize) -> io::Result<Self> {
+        let length = bytes.max(1).next_multiple_of(HUGE);
+        let mapping = Mapping::anonymous(length, false)?;
+        Ok(Self { mapping: Arc::new(mapping), length, used: 0, huge: false })
+    }
+
+    /// Hugepages, all of them taken now.
+    ///
+    /// # Errors
+    /// If not enough of them are free.
+    pub fn huge(bytes: usize) -> io::Result<Self> {
+        let length = bytes.max(1).next_multiple_of(HUGE);
+        let mapping = Mapping::anonymous(length, true)?;
+        Ok(Self { mapping: Arc::new(mapping), length, used: 0, huge: true })
+    }
+
+    /// A new file of mode 0600 in place of one that lies at `path`, all of its pages taken now. `huge` says
+    /// whether `path` lies in hugetlbfs. Returns the file as well, opened to be read only, for another process.
+    ///
+    /// # Errors
+    /// If the file cannot be made or there is not enough memory for it.
+    pub fn file(path: &Path, bytes: usize, huge: bool) -> io::Result<(Self, File)> {
+        let length = bytes.max(1).next_multiple_of(HUGE);
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+        file.set_len(length as u64)?;
+        // A page that is missing later would be met as a signal in the middle of a packet.
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, length as u64)?;
+        let mapping = Mapping::shared(file.as_fd(), length, true)?;
+        let readable = File::open(path)?;
+        Ok((Self { mapping: Arc::new(mapping), length, used: 0, huge }, readable))
+    }
+
+    /// Whether it consists of hugepages.
+    #[must_use]
+    pub fn is_huge(&self) -> bool {
+        self.huge
+    }
+
+    /// Bytes in arrays so far.
+    #[must_use]
+    pub fn used(&self) -> usize {
+        self.used
+    }
+
+    /// Bytes that `count` elements take.
+    #[must_use]
+    pub const fn bytes_of<T>(count: usize) -> usize {
+        (count * size_of::<T>()).next_multiple_of(4096)
+    }
+
+    /// The next `count` elements. `None` if they do not fit.
+    pub fn array<T: FromBytes>(&mut self, count: usize) -> Option<Array<T>> {
+        let bytes = count.checked_mul(size_of::<T>())?.checked_next_multiple_of(4096)?;
+        let end = self.used.checked_add(bytes).filter(|&end| end <= self.length)?;
+        let base = self.mapping.exclusive(self.used, bytes)?;
+        self.used = end;
+        Some(Array { first: base.cast(), count, mapping: Arc::clone(&self.mapping), owns: PhantomData })
+    }
+}
+
+/// Elements in a [`Memory`], used like a slice.
+#[derive(Debug)]
+pub struct Array<T> {
+    first: NonNull<T>,
+    count: usize,
+    /// Keeps it mapped.
+    #[expect(dead_code, reason = "holds the mapping that `first` points into")]
+    mapping: Arc<Mapping>,
+    owns: PhantomData<T>,
+}
+
+// SAFETY: an array owns its elements, which lie in memory of the process, not of a thread.
+unsafe impl<T: Send> Send for Array<T> {}
+// SAFETY: through a shared array elements are only reached as `&T`.
+unsafe impl<T: Sync> Sync for Array<T> {}
+
+impl<T> Array<T> {
+    /// Asks for the cache line of an element before it is needed. An index outside is ignored.
+    #[inline(always)]
+    pub fn prefetch(&self, index: usize) {
+        if index < self.count {
+            // SAFETY: `index` lies inside, so the pointer does.
+            let element = unsafe { self.first.add(index) };
+            prefetch(element.as_ptr().cast());
+        }
+    }
+}
+
+/// Asks for the cache line at an address.
+#[inline(always)]
+fn prefetch(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch is a hint: it reads nothing the program sees and faults on no address.
+    unsafe {
+        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
+/// Asks for the cache line of the first byte before it is needed.
+#[inline(always)]
+pub fn prefetch_bytes(bytes: &[u8]) {
+    prefetch(bytes.as_ptr());
+}
+
+impl<T> Deref for Array<T> {
+    type Target = [T];
+
+    #[inline(always)]
+    fn deref(&self) -> &[T] {
+        // SAFETY: `first` and `count` are elements inside the mapping, which lives as long as `self`; every bit
+        // pattern is a T (`Memory::array` asks for `FromBytes`) and pages begin as 0; nobody else writes them.
+        unsafe { core::slice::from_raw_parts(self.first.as_ptr(), self.count) }
+    }
+}
+
+impl<T> DerefMut for Array<T> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as in `deref`; arrays of one memory do not overlap, and `self` is borrowed mutably.
+        unsafe { core::slice::from_raw_parts_mut(self.first.as_ptr(), self.count) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arrays_begin_as_zero_do_not_overlap_and_end_with_the_memory() {
+        let mut memory = Memory::ordinary(HUGE).unwrap();
+        let mut first = memory.array::<u64>(1000).unwrap();
+        let mut second = memory.array::<u32>(500).unwrap();
+        assert!(first.iter().all(|&word| word == 0) && second.iter().all(|&word| word == 0));
+        first.fill(u64::MAX);
+        second.fill(7);
+        first.prefetch(5);
+        first.prefetch(usize::MAX);
+        assert!(first.iter().all(|&word| word == u64::MAX) && second.iter().all(|&word| word == 7));
+        assert_eq!(memory.used(), 8192 + 4096);
+        assert!(memory.array::<u8>(HUGE).is_none());
+        assert!(memory.array::<u64>(usize::MAX / 4).is_none());
+        drop(memory);
+        assert_eq!(first.last(), Some(&u64::MAX));
+    }
+
+    #[test]
+    fn a_file_shows_what_its_arrays_hold() {
+        use std::os::unix::fs::FileExt;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state");
+        std::fs::write(&path, "an older one").unwrap();
+        let (mut memory, file) = Memory::file(&path, 4096, false).unwrap();
+        let mut words = memory.array::<u64>(8).unwrap();
+        words[3] = 0x0102_0304;
+        let mut read = [0; 8];
+        file.read_exact_at(&mut read, 24).unwrap();
+        assert_eq!(u64::from_ne_bytes(read), 0x0102_0304);
+        assert!(file.write_at(&read, 0).is_err());
+    }
+}
