@@ -11,10 +11,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Entries of a bucket.
 const SLOTS: usize = 12;
-/// Buckets that an entry may lie behind its home.
-const REACH: usize = 8;
-/// Filled to three quarters at most: one bucket in nine overflows, one entry in forty lies elsewhere.
-const LOAD: (usize, usize) = (3, 4);
+/// Buckets behind its home in which an entry may lie, its home among them: far more than chance needs.
+const REACH: usize = 64;
+/// Filled to 72 of 100 at most: one bucket in six is full then, one entry in forty lies behind its home.
+const LOAD: (usize, usize) = (18, 25);
 
 /// One cache line of the index.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -23,8 +23,10 @@ struct Bucket {
     /// 0 where there is no entry.
     tags: [u8; SLOTS],
     /// Entries that belong here and lie in one of the next buckets.
-    away: u8,
-    reserved: [u8; 3],
+    away: u16,
+    /// How many buckets behind this one such entries may lie.
+    reach: u8,
+    reserved: u8,
     references: [u32; SLOTS],
 }
 
@@ -53,7 +55,8 @@ impl Index {
         Some(Self { buckets, number: if number >= 32 { u32::MAX } else { (1 << number) - 1 } })
     }
 
-    /// The bucket where a search for `hash` begins. The last [`REACH`] are nobody's home, so none wraps round.
+    /// The bucket where a search for `hash` begins. The last [`REACH`] are nobody's home, so none wraps
+    /// round.
     #[inline(always)]
     fn home(&self, hash: u64) -> usize {
         let homes = (self.buckets.len() - REACH) as u64;
@@ -66,11 +69,10 @@ impl Index {
         self.buckets.prefetch(self.home(hash));
     }
 
-    /// The first number at home that has the hash's bits, without a look at the key; or one `REACH` has to find.
+    /// The first number that has the hash's bits, without a look at the key.
     #[inline(always)]
     pub(crate) fn guess(&self, hash: u64) -> Option<u32> {
-        let bucket = self.buckets.get(self.home(hash))?;
-        self.candidates(bucket, hash).next()
+        self.find(hash, |_| true)
     }
 
     /// The number under `hash` that `is` recognises.
@@ -84,7 +86,7 @@ impl Index {
         if bucket.away == 0 {
             return None;
         }
-        let others = self.buckets.get(home + 1..home + REACH)?;
+        let others = self.buckets.get(home + 1..=home + usize::from(bucket.reach))?;
         others.iter().find_map(|bucket| self.candidates(bucket, hash).find(|&number| is(number)))
     }
 
@@ -128,6 +130,7 @@ impl Index {
             }
             if let (true, Some(home)) = (distance > 0, self.buckets.get_mut(home)) {
                 home.away += 1;
+                home.reach = home.reach.max(distance as u8);
             }
             return true;
         }
@@ -146,6 +149,7 @@ impl Index {
                 *place = 0;
                 if let (true, Some(home)) = (distance > 0, self.buckets.get_mut(home)) {
                     home.away -= 1;
+                    home.reach = if home.away == 0 { 0 } else { home.reach };
                 }
                 return true;
             }
