@@ -8,10 +8,12 @@
 
 mod bindings;
 mod buffer;
+mod classifier;
 mod commands;
 mod egress;
 mod flows;
 mod forwarding;
+mod intervals;
 mod keyed;
 mod neighbours;
 mod outbox;
