@@ -44,8 +44,8 @@ pub use value::{MacAddress, MemorySize, Metrics, Name, PortRange, Protocol, Refu
 
 use std::path::Path;
 
-/// Largest file read, bytes.
-pub const MAX_FILE: u64 = 4 << 20;
+/// Largest file read, bytes. The most rules that are possible, each with every key, take a quarter of it.
+pub const MAX_FILE: u64 = 16 << 20;
 
 impl Config {
     /// Reads and checks a file.

@@ -65,9 +65,9 @@ fn a_file_that_cannot_be_read_is_said_so() {
 fn a_file_that_is_too_large_is_said_so() {
     let large = vec![b'\n'; turnpike_config::MAX_FILE as usize + 1];
     let problems = Config::parse_bytes(&large, "large.toml").unwrap_err();
-    assert_eq!(problems.to_string(), "large.toml: is larger than 4 MiB, the most that is read");
+    assert_eq!(problems.to_string(), "large.toml: is larger than 16 MiB, the most that is read");
     let endless = Config::load("/dev/zero").unwrap_err();
-    assert_eq!(endless.to_string(), "/dev/zero: is larger than 4 MiB, the most that is read");
+    assert_eq!(endless.to_string(), "/dev/zero: is larger than 16 MiB, the most that is read");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::process::Command;
 use turnpike_abi::Address;
 use turnpike_abi::command::{Kind, PinholeAdd as AbiAdd};
 use turnpike_abi::event::{AckResult, FlowRow, Tuple};
-use turnpike_abi::table::{PoolRecord, Reader, policy};
+use turnpike_abi::table::{FirewallRuleRecord, MAX_RULES, PoolRecord, Reader, policy};
 use turnpike_api::{
     BindingData, BindingFilter, BindingsRequest, Client, ClientError, ConfigData, Endpoint, EndpointPattern,
     ErrorCode, FlowData, FlowFilter, FlowsRequest, PinholeAdd, PinholeData, PinholeProtocol, PinholeRemove,
@@ -329,6 +329,35 @@ fn a_wrong_configuration_leaves_the_running_one() {
         Some(under_test.ask::<ConfigData>(&Request::Config)).filter(|config| config.hash != done.hash)
     });
     assert_eq!(config.needs_restart, ["port[1].device"]);
+}
+
+/// As many rules as a configuration may have, by reload: the daemon answers on, and the dataplane gets them all.
+#[test]
+fn ten_thousand_rules_reach_the_dataplane() {
+    let mut under_test = Site::new();
+    let fake = under_test.dataplane();
+    under_test.start();
+    under_test.until_ready();
+    let rule = |n: usize| {
+        let [high, low] = (n as u16).to_be_bytes();
+        format!(
+            "\n[[rule]]\nfrom = \"outside\"\nto = \"inside\"\nprotocol = \"tcp\"\n\
+             destination = \"10.0.{high}.{low}/32\"\ndestination_ports = \"443\"\naction = \"accept\"\n"
+        )
+    };
+    let rules: String = (0..MAX_RULES).map(rule).collect();
+    under_test.configure(&format!("{RULES}{rules}"));
+    let begin = std::time::Instant::now();
+    let done: ReloadData = under_test.ask(&Request::ConfigReload);
+    println!("{MAX_RULES} rules in force after {:?}", begin.elapsed());
+    assert!(done.changed && done.needs_restart.is_empty());
+    let records = fake.with(|state| {
+        let (_, table) = state.policy.as_ref().unwrap();
+        Reader::new(table).unwrap().section::<FirewallRuleRecord>(policy::FIREWALL_RULES).unwrap().len()
+    });
+    assert_eq!(records, MAX_RULES);
+    let shown: ConfigData = under_test.ask(&Request::Config);
+    assert_eq!(shown.hash, done.hash);
 }
 
 #[test]

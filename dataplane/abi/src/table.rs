@@ -13,6 +13,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 pub const MAX_TABLE: usize = 512 << 20;
 /// Sections in a table.
 pub const SECTIONS: usize = 8;
+/// Most firewall rules of a configuration. Also the most NAT rules, those for every inside zone counted for each.
+pub const MAX_RULES: usize = 10_000;
+/// Most records of firewall rules and of NAT rules: ICMP of both families is two.
+pub const MAX_RECORDS: usize = 2 * MAX_RULES;
 
 /// What a table is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -8,12 +8,14 @@
 
 mod bindings;
 mod buffer;
+mod classifier;
 mod commands;
 mod egress;
 mod fast;
 mod flows;
 mod forwarding;
 mod index;
+mod intervals;
 mod keyed;
 mod neighbours;
 mod outbox;

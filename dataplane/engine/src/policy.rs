@@ -1,11 +1,13 @@
 //! The compiled policy: zones, pools, NAT rules, firewall rules, timeouts.
 
 use crate::Interface;
+use crate::classifier::Classifier;
 use turnpike_abi::counters::FirewallAction;
 use turnpike_abi::event::Tuple;
 use turnpike_abi::table::{
-    Action, FirewallRuleRecord, InterfaceRecord, NatAction, NatRuleRecord, PoolRangeRecord, PoolRecord,
-    Reader, SettingsRecord, Side, TableFault, TableKind, ZonePairRecord, ZoneRecord, policy as section,
+    Action, FirewallRuleRecord, InterfaceRecord, MAX_RECORDS, NatAction, NatRuleRecord, PoolRangeRecord,
+    PoolRecord, Reader, SettingsRecord, Side, TableFault, TableKind, ZonePairRecord, ZoneRecord,
+    policy as section,
 };
 use turnpike_abi::{Address, InterfaceId, MAX_POOLS, MAX_ZONES, PoolId, Prefix, ZoneId};
 
@@ -15,8 +17,6 @@ const MAX_TIMEOUT: u32 = 7 * 24 * 3600;
 const MAX_POOL_ADDRESSES: u64 = 65536;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
-const ICMP: u8 = 1;
-const ICMPV6: u8 = 58;
 const DCCP: u8 = 33;
 const SCTP: u8 = 132;
 
@@ -31,8 +31,12 @@ pub struct Policy {
     pools: Vec<PoolRecord>,
     /// Sorted by first address, disjoint.
     ranges: Vec<PoolRange>,
-    nat: Vec<NatRuleRecord>,
-    rules: Vec<FirewallRuleRecord>,
+    nat: Classifier,
+    /// What each NAT rule says.
+    nat_verdicts: Vec<NatVerdict>,
+    firewall: Classifier,
+    /// What each firewall rule says.
+    actions: Vec<FirewallAction>,
     defaults: [[FirewallAction; MAX_ZONES]; MAX_ZONES],
 }
 
@@ -177,6 +181,8 @@ impl Policy {
         }
 
         let nat = reader.section::<NatRuleRecord>(section::NAT_RULES)?;
+        limit(&reader, section::NAT_RULES, nat)?;
+        let mut nat_verdicts = Vec::new();
         check(&reader, section::NAT_RULES, nat, |rule| {
             if !known_or_any(rule.from) || !known_or_any(rule.to) {
                 return Err("NAT rule for an unknown zone");
@@ -184,14 +190,19 @@ impl Policy {
             if !rule.source.is_canonical() || !rule.destination.is_canonical() {
                 return Err("prefix of a NAT rule is malformed");
             }
-            match rule.action {
-                NatAction::TRANSLATE if rule.pool.index() < pools.len() => Ok(()),
-                NatAction::TRANSLATE => Err("NAT rule for an unknown pool"),
-                NatAction::EXEMPT => Ok(()),
-                _ => Err("unknown action of a NAT rule"),
-            }
+            nat_verdicts.push(match rule.action {
+                NatAction::TRANSLATE if rule.pool.index() < pools.len() => NatVerdict::Translate(rule.pool),
+                NatAction::TRANSLATE => return Err("NAT rule for an unknown pool"),
+                NatAction::EXEMPT => NatVerdict::Exempt,
+                _ => return Err("unknown action of a NAT rule"),
+            });
+            Ok(())
         })?;
+        let addresses_only: Vec<FirewallRuleRecord> = nat.iter().map(as_firewall_rule).collect();
+        let nat_rules = classifier(&reader, section::NAT_RULES, &addresses_only, zones.len())?;
         let rules = reader.section::<FirewallRuleRecord>(section::FIREWALL_RULES)?;
+        limit(&reader, section::FIREWALL_RULES, rules)?;
+        let mut actions = Vec::new();
         check(&reader, section::FIREWALL_RULES, rules, |rule| {
             if !known_or_any(rule.from) || !known_or_any(rule.to) {
                 return Err("firewall rule for an unknown zone");
@@ -206,8 +217,10 @@ impl Policy {
             if !matches!(rule.family, 0 | 4 | 6) {
                 return Err("family of a firewall rule is neither 4, 6 nor 0");
             }
-            action(rule.action).map(drop)
+            actions.push(action(rule.action)?);
+            Ok(())
         })?;
+        let firewall = classifier(&reader, section::FIREWALL_RULES, rules, zones.len())?;
         let mut defaults = [[FirewallAction::Drop; MAX_ZONES]; MAX_ZONES];
         let pairs = reader.section::<ZonePairRecord>(section::ZONE_PAIRS)?;
         check(&reader, section::ZONE_PAIRS, pairs, |pair| {
@@ -226,8 +239,10 @@ impl Policy {
             members,
             pools: pools.to_vec(),
             ranges,
-            nat: nat.to_vec(),
-            rules: rules.to_vec(),
+            nat: nat_rules,
+            nat_verdicts,
+            firewall,
+            actions,
             defaults,
         })
     }
@@ -302,23 +317,16 @@ impl Policy {
 
     /// What the NAT rules say about a flow.
     pub(crate) fn nat(&self, from: ZoneId, to: ZoneId, source: Address, destination: Address) -> NatVerdict {
-        let rule = self.nat.iter().find(|rule| {
-            zone_matches(rule.from, from)
-                && zone_matches(rule.to, to)
-                && rule.source.contains(source)
-                && rule.destination.contains(destination)
-        });
-        match rule {
-            Some(rule) if rule.action == NatAction::TRANSLATE => NatVerdict::Translate(rule.pool),
-            Some(_) => NatVerdict::Exempt,
-            None => NatVerdict::NoRule,
-        }
+        let tuple = Tuple { source, destination, ..Tuple::default() };
+        let rule = self.nat.first_match(&FirstPacket { from, to, tuple, icmp: None });
+        rule.and_then(|rule| self.nat_verdicts.get(rule)).copied().unwrap_or(NatVerdict::NoRule)
     }
 
     /// What the firewall says about the first packet of a flow.
     pub(crate) fn firewall(&self, packet: &FirstPacket) -> Verdict {
-        if let Some(rule) = self.rules.iter().find(|rule| rule_matches(rule, packet)) {
-            return Verdict { action: action(rule.action).unwrap_or(FirewallAction::Drop), by_rule: true };
+        let rule = self.firewall.first_match(packet);
+        if let Some(&action) = rule.and_then(|rule| self.actions.get(rule)) {
+            return Verdict { action, by_rule: true };
         }
         let row = self.defaults.get(packet.from.index());
         let action = row.and_then(|row| row.get(packet.to.index())).copied().unwrap_or(FirewallAction::Drop);
@@ -335,40 +343,46 @@ fn action(action: Action) -> Result<FirewallAction, &'static str> {
     }
 }
 
-fn zone_matches(wanted: ZoneId, zone: ZoneId) -> bool {
-    wanted == ZoneId::ANY || wanted == zone
+/// A NAT rule in the terms of the classifier, which compares its zones and prefixes.
+fn as_firewall_rule(rule: &NatRuleRecord) -> FirewallRuleRecord {
+    FirewallRuleRecord {
+        source: rule.source,
+        destination: rule.destination,
+        source_ports: [0, u16::MAX],
+        destination_ports: [0, u16::MAX],
+        protocol: FirewallRuleRecord::ANY,
+        icmp_type: FirewallRuleRecord::ANY,
+        icmp_code: FirewallRuleRecord::ANY,
+        from: rule.from,
+        to: rule.to,
+        ..FirewallRuleRecord::default()
+    }
+}
+
+fn limit<T>(reader: &Reader<'_>, section: usize, rules: &[T]) -> Result<(), TableFault> {
+    if rules.len() > MAX_RECORDS {
+        return Err(TableFault {
+            offset: reader.offset_of::<T>(section, MAX_RECORDS),
+            what: "too many rules",
+        });
+    }
+    Ok(())
+}
+
+/// An index of the rules of a section.
+fn classifier(
+    reader: &Reader<'_>,
+    section: usize,
+    rules: &[FirewallRuleRecord],
+    zones: usize,
+) -> Result<Classifier, TableFault> {
+    let offset = reader.offset_of::<FirewallRuleRecord>(section, 0);
+    Classifier::new(rules, zones).map_err(|what| TableFault { offset, what })
 }
 
 /// Whether packets of `protocol` carry ports.
 pub(crate) const fn has_ports(protocol: u8) -> bool {
     matches!(protocol, TCP | UDP | DCCP | SCTP)
-}
-
-fn rule_matches(rule: &FirewallRuleRecord, packet: &FirstPacket) -> bool {
-    let tuple = &packet.tuple;
-    let within = |range: [u16; 2], port: u16| (range[0]..=range[1]).contains(&port);
-    let any_or = |wanted: u16, value: u8| wanted == FirewallRuleRecord::ANY || wanted == u16::from(value);
-    let family_matches = match rule.family {
-        4 => tuple.source.is_v4(),
-        6 => !tuple.source.is_v4(),
-        _ => true,
-    };
-    // A rule for ICMP means the ICMP of its family.
-    let protocol_matches = any_or(rule.protocol, tuple.protocol)
-        || (rule.protocol == u16::from(ICMP) && tuple.protocol == ICMPV6 && !tuple.source.is_v4());
-    family_matches
-        && protocol_matches
-        && zone_matches(rule.from, packet.from)
-        && zone_matches(rule.to, packet.to)
-        && rule.source.contains(tuple.source)
-        && rule.destination.contains(tuple.destination)
-        && (!has_ports(tuple.protocol)
-            || (within(rule.source_ports, tuple.source_port)
-                && within(rule.destination_ports, tuple.destination_port)))
-        && match packet.icmp {
-            Some((kind, code)) => any_or(rule.icmp_type, kind) && any_or(rule.icmp_code, code),
-            None => rule.icmp_type == FirewallRuleRecord::ANY,
-        }
 }
 
 /// Runs `verify` over the records of a section and says where the first bad one lies.

@@ -1,9 +1,10 @@
 //! Firewall rules and the defaults between zones.
 
-use super::{Zones, distinct};
+use super::{Zones, distinct, limit};
 use crate::address::Network;
 use crate::model::{Config, Family, Rule};
 use crate::read::Document;
+use turnpike_abi::table::MAX_RULES;
 
 pub(super) fn check(config: &Config, zones: &Zones<'_>, document: &mut Document<'_>) {
     let mut pairs = Vec::new();
@@ -19,6 +20,7 @@ pub(super) fn check(config: &Config, zones: &Zones<'_>, document: &mut Document<
             "from \"{from}\" to \"{to}\" is {first} already (line {line}): a pair of zones has one default"
         )
     });
+    limit(document, "rule", config.rules.len(), MAX_RULES);
     for (i, rule) in config.rules.iter().enumerate() {
         zones.expect_match(document, &format!("rule[{i}].from"), &rule.from);
         zones.expect_match(document, &format!("rule[{i}].to"), &rule.to);

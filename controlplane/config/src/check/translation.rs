@@ -7,6 +7,7 @@ use crate::read::{Document, quoted};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use turnpike_abi::MAX_POOLS;
+use turnpike_abi::table::MAX_RULES;
 
 /// Most addresses of all pools together.
 const MAX_POOL_ADDRESSES: u64 = 1 << 16;
@@ -28,6 +29,9 @@ pub(super) fn check(config: &Config, zones: &Zones<'_>, document: &mut Document<
     overlaps(config, document);
     let pools: HashMap<_, _> = config.pools.iter().enumerate().map(|(i, pool)| (&pool.name, i)).collect();
     let complete = !document.is_faulty("pool") && is_complete(&pools, config.pools.len(), MAX_POOLS);
+    // A rule from any zone is one for every inside zone.
+    let inside = config.zones.iter().filter(|zone| zone.side == Side::Inside).count();
+    limit(document, "nat", config.nat.len(), MAX_RULES / inside.max(1));
     for (i, rule) in config.nat.iter().enumerate() {
         let path = format!("nat[{i}].from");
         if let Some(zone) = zones.expect_match(document, &path, &rule.from) {
