@@ -13,7 +13,7 @@
 //! | [`counters`] | the counter page of a worker, the drop reasons |
 //! | [`layout`] | where things lie in each segment; the layout hash |
 //! | [`stats`] | the pages the dataplane publishes beside the workers' counters |
-//! | [`steering`] | which worker owns a subscriber and a port |
+//! | [`steering`], [`rss`] | which worker owns a subscriber and a port; how a device's hash finds it |
 //! | [`table`] | the policy and forwarding tables, sent whole in a sealed memfd |
 #![no_std]
 #![forbid(unsafe_code)]
@@ -24,6 +24,7 @@ pub mod command;
 pub mod counters;
 pub mod event;
 pub mod layout;
+pub mod rss;
 pub mod stats;
 pub mod steering;
 pub mod table;
