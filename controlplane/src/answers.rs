@@ -13,7 +13,7 @@ use turnpike_api::{
     BufferUse, ConfigData, ConfigSummary, Conservation, ControlplaneInfo, Cycles, DataplaneInfo, DropData,
     DropSummary, DropsData, InterfaceData, NeighbourData, NeighbourState, PinholeData, PinholeProtocol,
     PinholeState, PoolData, PoolFill, PortData, PortRange, PortRate, PortsInUse, Prefix, RouteData,
-    RouteKind, StatusData, Timestamp, Traffic, Usage, VersionData, WorkerData, WorkerLoad,
+    RouteKind, StatusData, SteeringData, Timestamp, Traffic, Usage, VersionData, WorkerData, WorkerLoad,
 };
 use turnpike_policy::{Pinhole, Protocol, State};
 
@@ -192,6 +192,10 @@ impl Sources<'_> {
                 speed_bits_per_second: (stats.speed != 0).then_some(stats.speed),
                 mtu_bytes: u32::try_from(stats.mtu).unwrap_or(u32::MAX),
                 queues: u32::try_from(stats.queues).unwrap_or(u32::MAX),
+                steering: SteeringData {
+                    ipv4: stats.steering_v4.name().to_owned(),
+                    ipv6: stats.steering_v6.name().to_owned(),
+                },
                 receive,
                 transmit,
                 receive_missed: stats.rx_missed,

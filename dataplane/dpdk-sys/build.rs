@@ -17,13 +17,14 @@ const FUNCTIONS: &str = "turnpike_.*\
     |rte_mempool_(free|avail_count|in_use_count)\
     |rte_pktmbuf_(pool_create|free_bulk)\
     |rte_eth_dev_(configure|start|stop|close|info_get|get_port_by_name|set_mtu|get_mtu|adjust_nb_rx_tx_desc\
-    |default_mac_addr_set|socket_id|set_link_up|rss_reta_update)\
+    |default_mac_addr_set|socket_id|set_link_up|rss_reta_update|rss_reta_query|rss_hash_conf_get\
+    |rss_hash_update)\
     |rte_eth_(rx|tx)_queue_setup\
     |rte_eth_(macaddr_get|link_get_nowait|stats_get|promiscuous_enable|promiscuous_get|allmulticast_enable\
     |allmulticast_get)";
 
 const TYPES: &str = "rte_(mbuf|mempool|eth_conf|eth_dev_info|eth_rxconf|eth_txconf|eth_link|eth_stats\
-    |ether_addr|malloc_socket_stats|eth_rss_reta_entry64)";
+    |ether_addr|malloc_socket_stats|eth_rss_reta_entry64|eth_rss_conf|flow)|turnpike_match";
 
 const CONSTANTS: &str = "TURNPIKE_.*|RTE_MAX_ETHPORTS|RTE_ETH_RETA_GROUP_SIZE|RTE_MEMPOOL_CACHE_MAX_SIZE\
     |RTE_ETHER_(HDR|CRC|MIN)_LEN|RTE_ETH_SPEED_NUM_UNKNOWN";

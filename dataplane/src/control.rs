@@ -82,6 +82,8 @@ impl PublishedPort {
             queues: u64::from(handle.negotiated().queues.0),
             mtu: u64::from(handle.mtu()),
             link_up: u64::from(handle.link().up),
+            steering_v4: handle.negotiated().steering_v4,
+            steering_v6: handle.negotiated().steering_v6,
             ..PortStats::default()
         };
         Ok(Self { handle, page, shown })

@@ -2,8 +2,10 @@
 
 use crate::environment::is_pci;
 use crate::failure::Failure;
-use dpdk::{Eal, Error, Mempool, Port, PortConfig, PortHandle, RxQueue, STEERING_ENTRIES, Steering, TxQueue};
-use turnpike_abi::{Address, PortId, WorkerId, steering};
+use dpdk::{Eal, Error, Mempool, Port, PortConfig, PortHandle, RxQueue, TxQueue};
+use turnpike_abi::PortId;
+use turnpike_abi::rss::Facing;
+use turnpike_abi::stats::Steering;
 use turnpike_config::{Config, Side};
 
 /// Ports, and for each worker its queues by port.
@@ -48,7 +50,7 @@ pub fn start(eal: &Eal, config: &Config, pool: &Mempool) -> Result<Started, Fail
             mtu: port.mtu,
             mac: port.mac.map(|mac| mac.0),
             fast_free: true,
-            steering: steering_of(config, PortId(index as u16), workers as u8),
+            steering: facing(config, PortId(index as u16)),
         };
         let device = Port::configure(eal, &port.device, &wanted, pool).map_err(failed)?;
         let (mut handle, rx, tx) = device.start().map_err(failed)?;
@@ -104,13 +106,21 @@ fn report(name: &str, mac: [u8; 6], handle: &PortHandle) {
         rx_descriptors = agreed.rx_descriptors,
         tx_descriptors = agreed.tx_descriptors,
         rss = agreed.rss,
-        steered = agreed.steered,
+        steering_v4 = agreed.steering_v4.name(),
+        steering_v6 = agreed.steering_v6.name(),
         fast_free = agreed.fast_free,
         mtu_set = agreed.mtu_set,
         scatter = agreed.scatter,
         link_up = handle.link().up,
         "port is up"
     );
+    if agreed.steering_v4 == Steering::SOFTWARE {
+        tracing::warn!(
+            port = name,
+            "the device cannot bring packets to the worker that owns them; they cross to it in software: see \
+             CROSSED-OUT in `turnpike show workers`"
+        );
+    }
 }
 
 /// Descriptors of a queue: at most half of all buffers lie in RX queues, however many there are.
@@ -121,9 +131,9 @@ fn descriptors(buffers: u32, ports: usize, workers: usize) -> u16 {
     power.clamp(64, 1024) as u16
 }
 
-/// The redirection table that sends each packet to its owner's queue (design, section 3): inside ports by the
-/// source address, outside ports by the destination port. A port with both kinds of zone gets none.
-fn steering_of(config: &Config, port: PortId, workers: u8) -> Option<Steering> {
+/// Which way a port faces, if all its zones lie on one side: packets then come to their owner's queue (design,
+/// section 3). A port with zones of both sides cannot be steered.
+fn facing(config: &Config, port: PortId) -> Option<Facing> {
     let interfaces = config.interfaces();
     let mut sides = interfaces.iter().filter(|interface| interface.port == port).filter_map(|interface| {
         let zone = interface.zone.as_ref()?;
@@ -133,21 +143,10 @@ fn steering_of(config: &Config, port: PortId, workers: u8) -> Option<Steering> {
     if sides.any(|other| other != side) {
         return None;
     }
-    let mut queues = [0; STEERING_ENTRIES];
-    for (entry, queue) in queues.iter_mut().enumerate() {
-        // The hash has the seven bits reversed.
-        let bits = (entry as u8).reverse_bits() >> 1;
-        let WorkerId(owner) = match side {
-            Side::Inside => steering::owner_of_inside(Address::v4([0, 0, 0, bits]), workers),
-            Side::Outside => steering::owner_of_port(u16::from(bits) << 9, workers),
-        };
-        *queue = u16::from(owner);
-    }
-    let key_bit = match side {
-        Side::Inside => 56,
-        Side::Outside => 111,
-    };
-    Some(Steering { key_bit, queues })
+    Some(match side {
+        Side::Inside => Facing::Inside,
+        Side::Outside => Facing::Outside,
+    })
 }
 
 fn hint(error: &Error, device: &str, workers: u16) -> &'static str {
@@ -187,44 +186,21 @@ mod tests {
         }
     }
 
-    /// The hash that a device computes, bit by bit.
-    fn toeplitz(key_bit: usize, tuple: &[u8; 12]) -> u32 {
-        let bit = |bytes: &[u8], i: usize| bytes.get(i / 8).is_some_and(|byte| byte & (0x80 >> (i % 8)) != 0);
-        let mut key = [0u8; 40];
-        key[key_bit / 8] = 0x80 >> (key_bit % 8);
-        (0..96).filter(|&i| bit(tuple, i)).fold(0, |hash, i| {
-            hash ^ (0..32).fold(0u32, |window, k| window << 1 | u32::from(bit(&key, i + k)))
-        })
-    }
-
     #[test]
-    fn a_device_that_hashes_as_told_finds_the_owner() {
-        let config = |side: &str| {
+    fn a_port_faces_the_side_of_its_zones() {
+        let config = |sides: [&str; 2]| {
+            let [a, b] = sides;
             let text = format!(
-                "[dataplane]\ncores = [1, 2, 3]\n[[port]]\nname = \"p\"\ndevice = \"net_null0\"\nzone = \"z\"\n\
-                 addresses = [\"192.168.0.1/24\"]\n[[zone]]\nname = \"z\"\nside = \"{side}\"\n"
+                "[dataplane]\ncores = [1, 2, 3]\n[[port]]\nname = \"p\"\ndevice = \"net_null0\"\nzone = \"a\"\n\
+                 addresses = [\"192.168.0.1/24\"]\n[[port.vlan]]\nname = \"v\"\nid = 7\nzone = \"b\"\n\
+                 addresses = [\"192.168.1.1/24\"]\n[[zone]]\nname = \"a\"\nside = \"{a}\"\n\
+                 [[zone]]\nname = \"b\"\nside = \"{b}\"\n"
             );
             Config::parse(&text, "test").unwrap_or_else(|problems| panic!("{problems}"))
         };
-        for workers in [2u8, 3] {
-            let inside = steering_of(&config("inside"), PortId(0), workers).expect("one side");
-            let outside = steering_of(&config("outside"), PortId(0), workers).expect("one side");
-            for n in 0..20_000u32 {
-                let noise = n.wrapping_mul(2_654_435_761).to_be_bytes();
-                let more = n.wrapping_mul(40_503).rotate_left(11).to_be_bytes();
-                let mut tuple = [0; 12];
-                tuple[..4].copy_from_slice(&noise);
-                tuple[4..8].copy_from_slice(&more);
-                tuple[8..].copy_from_slice(&(n ^ 0x5bd1_e995).to_be_bytes());
-                let source = Address::v4(noise);
-                let port = u16::from_be_bytes([tuple[10], tuple[11]]);
-                let queue = |steering: &Steering| {
-                    let hash = toeplitz(usize::from(steering.key_bit), &tuple) as usize;
-                    steering.queues[hash % STEERING_ENTRIES]
-                };
-                assert_eq!(queue(&inside), u16::from(steering::owner_of_inside(source, workers).0));
-                assert_eq!(queue(&outside), u16::from(steering::owner_of_port(port, workers).0));
-            }
-        }
+        assert_eq!(facing(&config(["inside", "inside"]), PortId(0)), Some(Facing::Inside));
+        assert_eq!(facing(&config(["outside", "outside"]), PortId(0)), Some(Facing::Outside));
+        assert_eq!(facing(&config(["inside", "outside"]), PortId(0)), None);
+        assert_eq!(facing(&config(["inside", "inside"]), PortId(1)), None);
     }
 }

@@ -241,6 +241,8 @@ pub struct PortData {
     pub mtu_bytes: u32,
     /// RX and TX queues in use.
     pub queues: u32,
+    /// How packets come to the queue of the worker that owns them.
+    pub steering: SteeringData,
     /// Received.
     pub receive: Traffic,
     /// Sent.
@@ -255,6 +257,16 @@ pub struct PortData {
     pub transmit_errors: u64,
     /// Its interfaces.
     pub interfaces: Vec<InterfaceData>,
+}
+
+/// How packets come to the queue of the worker that owns them: `one-queue`, `rss-key`, `flow-rss`, `flow-rules`,
+/// or `software` where they do not and cross to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SteeringData {
+    /// IPv4, unless fragmented.
+    pub ipv4: String,
+    /// IPv6.
+    pub ipv6: String,
 }
 
 /// TSC cycles of a worker since its start.

@@ -23,7 +23,7 @@ pub use data::{
     BufferUse, ConfigData, ConfigSummary, Conservation, ControlplaneInfo, Cycles, DataplaneInfo, DropData,
     DropSummary, DropsData, InterfaceData, NeighbourData, NeighbourState, PinholeData, PinholeState,
     PoolData, PoolFill, PortData, PortRate, PortsInUse, ReloadData, RouteData, RouteKind, StatusData,
-    Traffic, Usage, VersionData, WorkerData, WorkerLoad,
+    SteeringData, Traffic, Usage, VersionData, WorkerData, WorkerLoad,
 };
 pub use envelope::{Envelope, ErrorBody, ErrorCode, Payload};
 pub use flow::{BindingData, FlowData, FlowDirection, FlowState};

@@ -147,7 +147,19 @@ fn ports(reading: &Reading, facts: &Facts) -> Vec<Family> {
     };
     let counter = |name, help, value| family(Family::counter(name, help, &["port"]), value);
     let gauge = |name, help, value| family(Family::gauge(name, help, &["port"]), value);
+    let steering = list.iter().flat_map(|(name, stats)| {
+        [("ipv4", stats.steering_v4), ("ipv6", stats.steering_v6)]
+            .map(|(family, means)| (name, family, means))
+    });
     vec![
+        Family::gauge(
+            "turnpike_port_steering_info",
+            "How packets come to the queue of their owner: 1 for the means in use.",
+            &["port", "family", "means"],
+        )
+        .each(steering.collect::<Vec<_>>(), |(name, family, means)| {
+            (vec![(*name).clone(), (*family).to_owned(), means.name().to_owned()], 1.0)
+        }),
         gauge("turnpike_port_link_up", "1 while the link is up.", |port| port.link_up),
         gauge("turnpike_port_speed_bytes_per_second", "Speed of the link, 0 if unknown.", |port| {
             port.speed / 8

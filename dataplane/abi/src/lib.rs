@@ -14,7 +14,7 @@
 //! | [`flow`] | the state files: flow records in place |
 //! | [`layout`] | where things lie in each segment; the layout hash |
 //! | [`stats`] | the pages the dataplane publishes beside the workers' counters |
-//! | [`steering`] | which worker owns a subscriber and a port |
+//! | [`steering`], [`rss`] | which worker owns a subscriber and a port; how a device's hash finds it |
 //! | [`table`] | the policy and forwarding tables, sent whole in a sealed memfd |
 #![no_std]
 #![forbid(unsafe_code)]
@@ -26,6 +26,7 @@ pub mod counters;
 pub mod event;
 pub mod flow;
 pub mod layout;
+pub mod rss;
 pub mod stats;
 pub mod steering;
 pub mod table;

@@ -90,6 +90,40 @@ pub struct PortStats {
     pub queues: u64,
     /// Bytes of the largest IP packet.
     pub mtu: u64,
+    /// How unfragmented IPv4 packets find their owner's queue.
+    pub steering_v4: Steering,
+    /// How IPv6 packets do.
+    pub steering_v6: Steering,
+}
+
+/// How packets come to the queue of the worker that owns them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(transparent)]
+pub struct Steering(pub u64);
+
+impl Steering {
+    /// They do not: the device spreads them its own way, and they cross to their owner in software.
+    pub const SOFTWARE: Self = Self(0);
+    /// There is one worker.
+    pub const ONE_QUEUE: Self = Self(1);
+    /// The port's RSS key and redirection table name the owner.
+    pub const RSS_KEY: Self = Self(2);
+    /// A flow rule hashes the inside address alone, with a key of its own.
+    pub const FLOW_RSS: Self = Self(3);
+    /// Flow rules match the bits that name the owner.
+    pub const FLOW_RULES: Self = Self(4);
+
+    /// The name that logs, API and command line have for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ONE_QUEUE => "one-queue",
+            Self::RSS_KEY => "rss-key",
+            Self::FLOW_RSS => "flow-rss",
+            Self::FLOW_RULES => "flow-rules",
+            _ => "software",
+        }
+    }
 }
 
 impl Default for PortStats {

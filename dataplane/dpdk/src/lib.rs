@@ -28,10 +28,12 @@ mod mbuf;
 mod mempool;
 mod port;
 mod queue;
+mod steer;
 
 pub use eal::{Eal, Memory, Registration, rdtsc};
 pub use error::{Errno, Error};
 pub use mbuf::Mbuf;
 pub use mempool::{HEADROOM, MbufSource, Mempool};
-pub use port::{Link, Negotiated, Port, PortConfig, PortHandle, PortStats, STEERING_ENTRIES, Steering};
+pub use port::{Link, Negotiated, Port, PortConfig, PortHandle, PortStats};
 pub use queue::{BURST, RxQueue, TxQueue};
+pub use steer::{RssState, softrss};

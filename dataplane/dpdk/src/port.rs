@@ -4,6 +4,7 @@ use crate::eal::{Control, Core, Eal};
 use crate::error::{Errno, Error};
 use crate::mempool::{Mempool, Pool};
 use crate::queue::{RxQueue, TxQueue};
+use crate::steer::{self, RssState};
 use dpdk_sys::{rte_device, rte_eth_dev_info, rte_ether_addr};
 use std::cell::Cell;
 use std::ffi::{CStr, CString};
@@ -11,6 +12,8 @@ use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use turnpike_abi::rss::{Facing, Rss};
+use turnpike_abi::stats::Steering;
 
 /// What a port should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,8 +32,9 @@ pub struct PortConfig {
     pub mac: Option<[u8; 6]>,
     /// Let the device free sent packets without a look at their pool, if it can and there is one pool.
     pub fast_free: bool,
-    /// Which queue a packet comes to, if the device can be told; else it hashes addresses and ports its way.
-    pub steering: Option<Steering>,
+    /// Which way the port faces: packets shall come to the queue of the worker that owns them, one worker a
+    /// queue. `None`, or what the device cannot be told: it hashes addresses and ports its own way.
+    pub steering: Option<Facing>,
 }
 
 impl Default for PortConfig {
@@ -48,20 +52,6 @@ impl Default for PortConfig {
     }
 }
 
-/// Entries of a [`Steering`] table.
-pub const STEERING_ENTRIES: usize = 128;
-
-/// Receive-side scaling with a Toeplitz key of one bit: the low seven bits of the hash are then seven bits of
-/// the packet's IPv4 4-tuple, reversed, and nothing else of the tuple matters.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Steering {
-    /// The only bit set in the key, counted from its first byte's highest bit. Bit `b` makes bit `k` of the
-    /// hash bit `b - 31 + k` of source address, destination address, source port, destination port.
-    pub key_bit: u16,
-    /// The queue for each value of the low seven bits of the hash.
-    pub queues: [u16; STEERING_ENTRIES],
-}
-
 /// What became of the wishes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Negotiated {
@@ -77,8 +67,10 @@ pub struct Negotiated {
     pub fast_free: bool,
     /// The device spreads packets over its RX queues by RSS.
     pub rss: bool,
-    /// It does so as [`PortConfig::steering`] says.
-    pub steered: bool,
+    /// How IPv4 packets, unless they are fragments, come to their owner's queue.
+    pub steering_v4: Steering,
+    /// How IPv6 packets do.
+    pub steering_v6: Steering,
     /// The MTU was set on the device itself; `false` where its driver cannot.
     pub mtu_set: bool,
     /// [`PortConfig::mac`] was set on the device; `false` where there was none or its driver cannot.
@@ -120,6 +112,8 @@ pub struct PortStats {
 pub struct Port {
     shared: Shared,
     config: PortConfig,
+    /// The key that the device has taken.
+    keyed: Option<Rss>,
 }
 
 /// The control side of a started port, for one thread at a time. The port stops when this and all its queues
@@ -137,7 +131,7 @@ pub(crate) struct Shared {
     id: u16,
     device: String,
     driver: String,
-    negotiated: Negotiated,
+    pub(crate) negotiated: Negotiated,
     started: bool,
     /// The device to remove at the end, if it was probed here.
     probed: Option<NonNull<rte_device>>,
@@ -158,7 +152,7 @@ impl Shared {
         self.id
     }
 
-    fn information(&self) -> Result<rte_eth_dev_info, Error> {
+    pub(crate) fn information(&self) -> Result<rte_eth_dev_info, Error> {
         let mut info = rte_eth_dev_info::default();
         // SAFETY: the port is ours; the pointer is to a local of the right type.
         let code = unsafe { dpdk_sys::rte_eth_dev_info_get(self.id, &raw mut info) };
@@ -179,22 +173,31 @@ impl Shared {
         config: &PortConfig,
         info: &rte_eth_dev_info,
         pool: &Mempool,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Rss>, Error> {
         let mut negotiated = negotiate(&self.device, config, info, pool)?;
         negotiated.fast_free &= control.pools == 1;
-        let mut key = [0u8; u8::MAX as usize];
-        let conf = device_conf(config, info, &mut negotiated, &mut key);
+        let mut conf = device_conf(config, info, &negotiated);
         if negotiated.fast_free {
             control.fast_free_ports += 1;
         }
         self.negotiated = negotiated;
 
         let id = self.id;
-        // SAFETY: the port is ours and stopped; `conf` is whole, and its key outlives the call.
-        let code = unsafe {
-            dpdk_sys::rte_eth_dev_configure(id, config.rx_queues, config.tx_queues, &raw const conf)
-        };
-        self.check("take its configuration", code)?;
+        let mut keyed = if negotiated.rss { steer::plan(config, info) } else { None };
+        if let Some(rss) = keyed {
+            let mut key = steer::padded(&rss);
+            conf.rx_adv_conf.rss_conf.rss_key = key.as_mut_ptr();
+            conf.rx_adv_conf.rss_conf.rss_key_len = steer::key_length(info) as u8;
+            if self.configure(config, &conf) != 0 {
+                // Without a key of ours it hashes its own way.
+                keyed = None;
+            }
+            conf.rx_adv_conf.rss_conf.rss_key = std::ptr::null_mut();
+            conf.rx_adv_conf.rss_conf.rss_key_len = 0;
+        }
+        if keyed.is_none() {
+            self.check("take its configuration", self.configure(config, &conf))?;
+        }
 
         let rx = &raw mut self.negotiated.rx_descriptors;
         let tx = &raw mut self.negotiated.tx_descriptors;
@@ -218,7 +221,13 @@ impl Shared {
             self.check("take the MTU", code)?;
             self.negotiated.mtu_set = true;
         }
-        Ok(())
+        Ok(keyed)
+    }
+
+    fn configure(&self, config: &PortConfig, conf: &dpdk_sys::rte_eth_conf) -> i32 {
+        let (rx, tx) = (config.rx_queues, config.tx_queues);
+        // SAFETY: the port is ours and stopped; `conf` is whole, and its key, if any, outlives the call.
+        unsafe { dpdk_sys::rte_eth_dev_configure(self.id, rx, tx, conf) }
     }
 
     fn set_up_queues(
@@ -312,7 +321,7 @@ impl Port {
         });
         // The end of `shared` takes the lock itself.
         drop(control);
-        done.map(|()| Self { shared, config: config.clone() })
+        done.map(|keyed| Self { shared, config: config.clone(), keyed })
     }
 
     /// Starts the port and hands out its queues, each once.
@@ -324,35 +333,11 @@ impl Port {
         let code = unsafe { dpdk_sys::rte_eth_dev_start(self.shared.id) };
         self.shared.check("start", code)?;
         self.shared.started = true;
-        self.steer();
+        self.shared.steer(&self.config, self.keyed);
         let shared = Arc::new(self.shared);
         let rx = (0..self.config.rx_queues).map(|queue| RxQueue::new(queue, &shared)).collect();
         let tx = (0..self.config.tx_queues).map(|queue| TxQueue::new(queue, &shared)).collect();
         Ok((PortHandle { shared, _one_thread: PhantomData }, rx, tx))
-    }
-
-    /// Fills the redirection table. A device that refuses spreads its own way: correctness does not need it.
-    fn steer(&mut self) {
-        if !self.shared.negotiated.steered {
-            return;
-        }
-        self.shared.negotiated.steered = false;
-        let (Some(steering), Ok(info)) = (&self.config.steering, self.shared.information()) else {
-            return;
-        };
-        let group = dpdk_sys::RTE_ETH_RETA_GROUP_SIZE as usize;
-        let size = usize::from(info.reta_size);
-        let mut table = vec![dpdk_sys::rte_eth_rss_reta_entry64::default(); size.div_ceil(group)];
-        for entry in 0..size {
-            let cell = &mut table[entry / group];
-            cell.mask |= 1 << (entry % group);
-            cell.reta[entry % group] = steering.queues[entry % STEERING_ENTRIES];
-        }
-        // SAFETY: the port is ours; the table covers `reta_size` entries and is copied.
-        let code = unsafe {
-            dpdk_sys::rte_eth_dev_rss_reta_update(self.shared.id, table.as_mut_ptr(), info.reta_size)
-        };
-        self.shared.negotiated.steered = code == 0;
     }
 }
 
@@ -391,6 +376,12 @@ impl PortHandle {
         // SAFETY: the port is ours; the pointer is to a local of the right type. On failure it stays zero.
         let _ = unsafe { dpdk_sys::rte_eth_dev_get_mtu(self.shared.id, &raw mut mtu) };
         mtu
+    }
+
+    /// What the device says its RSS is set to; `None` if it does not say.
+    #[must_use]
+    pub fn rss_state(&self) -> Option<RssState> {
+        self.shared.rss_state()
     }
 
     /// Link state now; does not wait for negotiation.
@@ -527,10 +518,8 @@ fn negotiate(
         scatter,
         fast_free: config.fast_free && info.tx_offload_capa & dpdk_sys::TURNPIKE_TX_OFFLOAD_FAST_FREE != 0,
         rss,
-        steered: rss
-            && config.steering.is_some()
-            && usize::from(info.reta_size) >= STEERING_ENTRIES
-            && usize::from(info.reta_size) % STEERING_ENTRIES == 0,
+        steering_v4: Steering::SOFTWARE,
+        steering_v6: Steering::SOFTWARE,
         mtu_set: false,
         mac_set: false,
     })
@@ -544,16 +533,15 @@ fn descriptors(wanted: u16, recommended: u16) -> u16 {
     }
 }
 
-fn rss_types() -> u64 {
+pub(crate) fn rss_types() -> u64 {
     dpdk_sys::TURNPIKE_RSS_IP | dpdk_sys::TURNPIKE_RSS_L4
 }
 
-/// The device's configuration. `key` lives as long as it is used.
+/// The device's configuration, without a key.
 fn device_conf(
     config: &PortConfig,
     info: &rte_eth_dev_info,
-    negotiated: &mut Negotiated,
-    key: &mut [u8; u8::MAX as usize],
+    negotiated: &Negotiated,
 ) -> dpdk_sys::rte_eth_conf {
     let mut conf = dpdk_sys::rte_eth_conf::default();
     conf.rxmode.mtu = u32::from(config.mtu);
@@ -567,18 +555,6 @@ fn device_conf(
     if negotiated.rss {
         conf.rxmode.mq_mode = dpdk_sys::TURNPIKE_MQ_RX_RSS;
         conf.rx_adv_conf.rss_conf.rss_hf = info.flow_type_rss_offloads & rss_types();
-        if let (true, Some(steering)) = (negotiated.steered, &config.steering) {
-            let (byte, bit) = (usize::from(steering.key_bit / 8), steering.key_bit % 8);
-            // 40 bytes is the length of all older devices; drivers that do not tell mean it.
-            let length = if info.hash_key_size == 0 { 40 } else { info.hash_key_size };
-            if byte < usize::from(length) {
-                key[byte] = 0x80 >> bit;
-                conf.rx_adv_conf.rss_conf.rss_key = key.as_mut_ptr();
-                conf.rx_adv_conf.rss_conf.rss_key_len = length;
-            } else {
-                negotiated.steered = false;
-            }
-        }
     }
     conf
 }

@@ -1,8 +1,8 @@
 //! One EAL a process, so one test a binary: `net_null`, which makes packets from nothing and swallows all.
 
-use turnpike_dpdk::{
-    BURST, Eal, Error, HEADROOM, Mbuf, Mempool, Port, PortConfig, STEERING_ENTRIES, Steering,
-};
+use turnpike_abi::rss::Facing;
+use turnpike_abi::stats::Steering;
+use turnpike_dpdk::{BURST, Eal, Error, HEADROOM, Mbuf, Mempool, Port, PortConfig};
 use turnpike_engine::{Buffer, BufferSource};
 
 #[test]
@@ -135,18 +135,14 @@ fn bursts(eal: &Eal, pool: &Mempool) {
 }
 
 fn threads_and_steering(eal: &Eal, pool: &Mempool) {
-    let mut queues = [0; STEERING_ENTRIES];
-    queues.iter_mut().enumerate().for_each(|(entry, queue)| *queue = entry as u16 % 2);
-    let config = PortConfig {
-        rx_queues: 2,
-        tx_queues: 2,
-        steering: Some(Steering { key_bit: 111, queues }),
-        ..PortConfig::default()
-    };
+    let config =
+        PortConfig { rx_queues: 2, tx_queues: 2, steering: Some(Facing::Outside), ..PortConfig::default() };
     let port = Port::configure(eal, "net_null1", &config, pool).expect("two queues");
     let (handle, rx, tx) = port.start().expect("it starts");
-    assert!(handle.negotiated().rss && handle.negotiated().steered, "{:?}", handle.negotiated());
-    assert_eq!(handle.negotiated().queues, (2, 2));
+    let agreed = handle.negotiated();
+    assert_eq!((agreed.rss, agreed.steering_v4), (true, Steering::RSS_KEY), "{agreed:?}");
+    assert_eq!(agreed.steering_v6, Steering::SOFTWARE, "it has no flow rules");
+    assert_eq!(agreed.queues, (2, 2));
     std::thread::scope(|scope| {
         for (mut rx, mut tx) in rx.into_iter().zip(tx) {
             scope.spawn(move || {
