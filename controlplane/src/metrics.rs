@@ -5,6 +5,7 @@ mod families;
 mod family;
 mod listener;
 mod process;
+mod subscribers;
 
 use crate::facts::Board;
 use crate::reading::Reading;

@@ -1,6 +1,6 @@
 //! The policy table: what the workers need of the configuration, in the records of `turnpike_abi::table`.
 
-use crate::model::{Action, Config, Family, NatTarget, Side, ZoneMatch};
+use crate::model::{Action, Config, Family, Filtering, NatTarget, Pool, Side, ZoneMatch};
 use crate::table::{Table, TableBuilder};
 use crate::value::{Name, Protocol};
 use crate::{Network, Seconds};
@@ -74,16 +74,41 @@ fn interfaces(config: &Config, known: &dyn Fn(&str) -> Option<(InterfaceId, u16)
 }
 
 fn pools(config: &Config) -> Vec<PoolRecord> {
-    let pools = config.pools.iter();
-    pools
-        .map(|pool| PoolRecord {
-            port_first: pool.ports.first,
-            port_last: pool.ports.last,
-            zone: zone_id(config, &pool.zone).unwrap_or(ZoneId::ANY),
-            proxy_arp: pool.proxy_arp.into(),
-            ..PoolRecord::default()
-        })
-        .collect()
+    config.pools.iter().map(|pool| pool_record(config, pool)).collect()
+}
+
+/// A pool as the workers take it.
+pub(crate) fn pool_record(config: &Config, pool: &Pool) -> PoolRecord {
+    PoolRecord {
+        port_first: pool.ports.first,
+        port_last: pool.ports.last,
+        zone: zone_id(config, &pool.zone).unwrap_or(ZoneId::ANY),
+        proxy_arp: pool.proxy_arp.into(),
+        filtering: match pool.filtering {
+            Filtering::EndpointIndependent => abi::Filtering::ENDPOINT_INDEPENDENT,
+            Filtering::AddressDependent => abi::Filtering::ADDRESS_DEPENDENT,
+            Filtering::AddressAndPortDependent => abi::Filtering::ADDRESS_AND_PORT_DEPENDENT,
+        },
+        flags: if pool.parity { PoolRecord::PARITY } else { 0 }
+            | if pool.deterministic.is_some() { PoolRecord::DETERMINISTIC } else { 0 },
+        block_size: pool.block_size,
+        blocks: pool.blocks,
+        quarantine: pool.quarantine.0 as u16,
+        quarantine_tcp: pool.quarantine_tcp.0 as u16,
+        quarantine_ports: pool.quarantine_ports,
+        subscriber_ports: pool.subscriber_ports,
+        subscriber_flows: pool.subscriber_flows,
+        subscriber_rate: pool.subscriber_rate,
+        subscriber_burst: if pool.subscriber_burst == 0 {
+            pool.subscriber_rate
+        } else {
+            pool.subscriber_burst
+        },
+        dynamic: if pool.deterministic.is_some() { pool.dynamic } else { 0 },
+        inside_first: pool.deterministic.map_or([0; 4], |inside| inside.first.octets()),
+        inside_last: pool.deterministic.map_or([0; 4], |inside| inside.last.octets()),
+        ..PoolRecord::default()
+    }
 }
 
 fn pool_ranges(config: &Config) -> Vec<PoolRangeRecord> {

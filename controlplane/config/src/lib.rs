@@ -11,6 +11,7 @@
 //! | `read`, `sections` | from the document to the model |
 //! | `check` | what a single value cannot tell: names, references, overlaps, families |
 //! | [`compile`], [`table`] | the policy table for the dataplane |
+//! | [`deterministic`] | port ranges by computation (RFC 7422) |
 //! | [`reload`] | which changes need a restart |
 //! | [`interfaces`] | ports and VLANs in the order in which both daemons number them |
 
@@ -21,6 +22,7 @@ mod check;
 pub mod compile;
 #[cfg(test)]
 mod contract;
+pub mod deterministic;
 pub mod interfaces;
 pub mod model;
 mod problem;
@@ -34,8 +36,8 @@ pub use address::{AddressRange, InterfaceAddress, Network};
 pub use compile::compile_policy;
 pub use interfaces::InterfaceSpec;
 pub use model::{
-    Action, Config, Control, Dataplane, Family, Nat, NatTarget, Options, Policy, Poll, Pool, Port, Route,
-    Rule, Side, Timeouts, Vlan, Zone, ZoneMatch,
+    Action, Config, Control, Dataplane, Family, Filtering, Nat, NatTarget, Options, Policy, Poll, Pool, Port,
+    Route, Rule, Side, Timeouts, Vlan, Zone, ZoneMatch,
 };
 pub use problem::{Problem, Problems};
 pub use reload::ReloadImpact;

@@ -210,11 +210,62 @@ pub struct Pool {
     pub zone: Name,
     /// Answer ARP for its addresses there.
     pub proxy_arp: bool,
+    /// Who may send to a mapping.
+    pub filtering: Filtering,
+    /// Keep the parity of ports while there is a port of it (RFC 4787 REQ-4).
+    pub parity: bool,
+    /// Ports of a block, the unit that a subscriber gets: a power of two from 64 to 4096.
+    pub block_size: u16,
+    /// Most blocks of a subscriber; 0 for no limit.
+    pub blocks: u16,
+    /// Most ports of a subscriber, of each protocol; 0 for no limit (RFC 6888 REQ-4).
+    pub subscriber_ports: u32,
+    /// Most flows of a subscriber; 0 for no limit (RFC 6888 REQ-5).
+    pub subscriber_flows: u32,
+    /// New flows a second that a subscriber may open; 0 for no limit (RFC 6888 REQ-4c).
+    pub subscriber_rate: u32,
+    /// How many of them may come at once; 0 for those of a second.
+    pub subscriber_burst: u32,
+    /// How long a freed UDP port, query identifier or block is held back (RFC 6888 REQ-8).
+    pub quarantine: Seconds,
+    /// How long a freed TCP port is held back.
+    pub quarantine_tcp: Seconds,
+    /// Most ports that a worker holds back.
+    pub quarantine_ports: u32,
+    /// Inside addresses that have a port range by computation (RFC 7422).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deterministic: Option<AddressRange>,
+    /// Of a deterministic pool: the share of the ports for overflow, counted in subscribers (D of RFC 7422).
+    pub dynamic: u16,
 }
 
 impl Pool {
     /// Ports given out unless the configuration says otherwise.
     pub const DEFAULT_PORTS: PortRange = PortRange { first: 1024, last: 65535 };
+    /// Ports of a block.
+    pub const DEFAULT_BLOCK_SIZE: u16 = 256;
+    /// Most blocks of a subscriber: 4096 ports of each protocol.
+    pub const DEFAULT_BLOCKS: u16 = 16;
+    /// RFC 6888 REQ-8.
+    pub const DEFAULT_QUARANTINE: Seconds = Seconds(120);
+    /// A TCP connection was tracked to its end (RFC 6888 REQ-8a).
+    pub const DEFAULT_QUARANTINE_TCP: Seconds = Seconds(0);
+    /// As many as there is room for in most pools.
+    pub const DEFAULT_QUARANTINE_PORTS: u32 = 1_000_000;
+    /// As in the example of RFC 7422.
+    pub const DEFAULT_DYNAMIC: u16 = 2;
+}
+
+/// Which remote ends may send to a mapping that an inside end made (RFC 4787 section 5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Filtering {
+    /// Everybody.
+    EndpointIndependent,
+    /// Addresses that it has a flow with.
+    AddressDependent,
+    /// Addresses and ports that it has a flow with.
+    AddressAndPortDependent,
 }
 
 /// Zones a rule applies to.

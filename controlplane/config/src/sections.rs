@@ -2,8 +2,8 @@
 //! is wrong a stand-in: the document remembers which, and the checks pass over those.
 
 use crate::model::{
-    Action, Config, Control, DEFAULT_MTU, Dataplane, Family, Nat, NatTarget, Options, Policy, Poll, Pool,
-    Port, Route, Rule, Side, Timeouts, Vlan, Zone, ZoneMatch,
+    Action, Config, Control, DEFAULT_MTU, Dataplane, Family, Filtering, Nat, NatTarget, Options, Policy,
+    Poll, Pool, Port, Route, Rule, Side, Timeouts, Vlan, Zone, ZoneMatch,
 };
 use crate::read::{Document, Section, boolean, integer, quoted, text};
 use crate::value::{Name, Protocol, Refusal, Seconds, TapName};
@@ -11,11 +11,14 @@ use crate::{InterfaceAddress, Network, PortRange};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use toml::de::{DeTable, DeValue};
+use turnpike_abi::table::PoolRecord;
 
 /// Longest path of a unix socket: `sun_path` less its terminator.
 const LONGEST_SOCKET: usize = 107;
 const LARGEST_TABLE: i64 = 1 << 28;
 const LONGEST_TIMEOUT: i64 = 7 * 24 * 3600;
+const LONGEST_QUARANTINE: i64 = PoolRecord::MAX_QUARANTINE as i64;
+const MOST_FLOWS_A_SECOND: i64 = 1_000_000;
 
 pub(crate) fn config<'t>(root: &DeTable<'t>, document: &mut Document<'t>) -> Config {
     let mut root = Section::root(root, document);
@@ -170,7 +173,44 @@ fn pool(section: &mut Section<'_, '_>) -> Pool {
         ports: section.optional("ports", text).unwrap_or(Pool::DEFAULT_PORTS),
         zone: section.required("zone", "name the zone its addresses face", text).unwrap_or(Name::UNREAD),
         proxy_arp: section.optional("proxy_arp", boolean).unwrap_or(true),
+        filtering: section
+            .optional("filtering", |value| {
+                let refusal = "is not a filtering: write \"endpoint-independent\", \"address-dependent\" or \"address-and-port-dependent\"";
+                word(value, &FILTERINGS, refusal)
+            })
+            .unwrap_or(Filtering::EndpointIndependent),
+        parity: section.optional("parity", boolean).unwrap_or(false),
+        block_size: section.optional("block_size", block_size).unwrap_or(Pool::DEFAULT_BLOCK_SIZE),
+        blocks: section.optional("blocks", integer(0..=1024)).unwrap_or(Pool::DEFAULT_BLOCKS),
+        subscriber_ports: section.optional("subscriber_ports", integer(0..=65_536)).unwrap_or(0),
+        subscriber_flows: section.optional("subscriber_flows", integer(0..=LARGEST_TABLE)).unwrap_or(0),
+        subscriber_rate: section.optional("subscriber_rate", integer(0..=MOST_FLOWS_A_SECOND)).unwrap_or(0),
+        subscriber_burst: section.optional("subscriber_burst", integer(0..=MOST_FLOWS_A_SECOND)).unwrap_or(0),
+        quarantine: section
+            .optional("quarantine", integer(0..=LONGEST_QUARANTINE))
+            .map_or(Pool::DEFAULT_QUARANTINE, Seconds),
+        quarantine_tcp: section
+            .optional("quarantine_tcp", integer(0..=LONGEST_QUARANTINE))
+            .map_or(Pool::DEFAULT_QUARANTINE_TCP, Seconds),
+        quarantine_ports: section
+            .optional("quarantine_ports", integer(0..=u32::MAX.into()))
+            .unwrap_or(Pool::DEFAULT_QUARANTINE_PORTS),
+        deterministic: section.optional("deterministic", text),
+        dynamic: section.optional("dynamic", integer(0..=1024)).unwrap_or(Pool::DEFAULT_DYNAMIC),
     }
+}
+
+/// How filterings are written.
+const FILTERINGS: [(&str, Filtering); 3] = [
+    ("endpoint-independent", Filtering::EndpointIndependent),
+    ("address-dependent", Filtering::AddressDependent),
+    ("address-and-port-dependent", Filtering::AddressAndPortDependent),
+];
+
+fn block_size(value: &DeValue<'_>) -> Result<u16, Refusal> {
+    let size: u16 = integer(64..=4096)(value)?;
+    let refusal = "is not a power of two: write 64, 128, 256, 512, 1024, 2048 or 4096";
+    if size.is_power_of_two() { Ok(size) } else { Err(refusal.into()) }
 }
 
 fn nat(section: &mut Section<'_, '_>) -> Nat {

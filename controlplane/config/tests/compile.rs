@@ -74,6 +74,9 @@ fn every_section_of_the_contract() {
         port_last: 65535,
         zone: ZoneId(1),
         proxy_arp: 1,
+        blocks: 16,
+        quarantine: 120,
+        quarantine_ports: 1_000_000,
         ..PoolRecord::default()
     };
     assert_eq!(reader.section::<PoolRecord>(policy::POOLS).unwrap(), [pool]);

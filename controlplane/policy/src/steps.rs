@@ -208,7 +208,11 @@ impl Engine {
     /// Has the inside host's worker forget the pinhole, to begin again.
     fn take_back(&mut self, id: PinholeId) {
         if let Some(worker) = self.owner(id) {
-            let token = self.tell(id, worker, Command::Remove(PinholeRemove { id: id.0 }));
+            let token = self.tell(
+                id,
+                worker,
+                Command::Remove(PinholeRemove { id: id.0, ..PinholeRemove::default() }),
+            );
             self.set(id, Stage::Replacing(token));
         }
     }
@@ -236,7 +240,11 @@ impl Engine {
             Err(why) => {
                 // Its pool is gone: nobody waits for the answer to this.
                 if let Some(worker) = self.owner(id) {
-                    self.tell(id, worker, Command::Remove(PinholeRemove { id: id.0 }));
+                    self.tell(
+                        id,
+                        worker,
+                        Command::Remove(PinholeRemove { id: id.0, ..PinholeRemove::default() }),
+                    );
                 }
                 self.fail(id, why, now);
             }
@@ -274,7 +282,7 @@ impl Engine {
             protocol: request.protocol.number(),
             flags: if pool.is_some() { PinholeAdd::POOL } else { 0 }
                 | if leased { PinholeAdd::LEASED } else { 0 },
-            reserved: [0; 4],
+            ..PinholeAdd::default()
         };
         let token = self.tell(id, worker, Command::Add(body));
         if let Some(entry) = self.entries.get_mut(&id) {
@@ -394,7 +402,11 @@ impl Engine {
     fn withdraw(&mut self, id: PinholeId, _now: Time) {
         match self.owner(id) {
             Some(worker) => {
-                let token = self.tell(id, worker, Command::Remove(PinholeRemove { id: id.0 }));
+                let token = self.tell(
+                    id,
+                    worker,
+                    Command::Remove(PinholeRemove { id: id.0, ..PinholeRemove::default() }),
+                );
                 self.set(id, Stage::Removing(token));
             }
             None => {
@@ -488,7 +500,7 @@ impl Engine {
             pool,
             protocol: pinhole.request.protocol.number(),
             owner,
-            reserved: [0; 2],
+            ..PortLease::default()
         };
         Ok((lessor != owner).then_some((lessor, lease)))
     }

@@ -26,6 +26,7 @@ pub fn all(reading: &Reading, facts: &Facts, duration: f64) -> Vec<Family> {
     families.extend(traffic(&total));
     families.extend(tables(&total));
     families.extend(pools(&total, facts));
+    families.extend(super::subscribers::families(&total));
     families.extend(icmp(&total));
     families.extend(firewall(&total, facts));
     families.extend(dataplane(reading, &total));

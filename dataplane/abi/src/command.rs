@@ -80,6 +80,10 @@ impl Kind {
     pub const WALK: Self = Self(7);
     /// [`NeighboursReset`].
     pub const NEIGHBOURS_RESET: Self = Self(8);
+    /// [`PortsReserve`].
+    pub const PORTS_RESERVE: Self = Self(9);
+    /// [`PortsRelease`].
+    pub const PORTS_RELEASE: Self = Self(10);
 }
 
 /// A next hop's station address is known. Packets that wait for it leave.
@@ -116,22 +120,32 @@ pub struct NeighboursReset {
     pub magic: u64,
 }
 
-/// Opens a pinhole at the worker that owns `inside`. Translated (IPv4 with a pool): a binding that stays
-/// without traffic. Not translated: packets from `remote` to the inside end pass the firewall.
+/// Most ports of one pinhole, one reservation or one lease.
+pub const MAX_RANGE: u8 = 64;
+
+/// Opens a pinhole at the worker that owns `inside`. Translated (IPv4 with a pool): bindings that stay without
+/// traffic. Not translated: packets from `remote` to the inside end pass the firewall, both ways or one way as
+/// `flags` say. All of its ports open at once or none does.
+///
+/// An inside endpoint may have several pinholes, up to [`PinholeAdd::MAX_SHARED`]; translated ones share its
+/// external port, so a rule for each direction and one for each remote end keep one external endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct PinholeAdd {
     /// Identity across restarts, not 0. Adding an id that exists with the same content succeeds and changes nothing.
     pub id: u64,
+    /// With [`PinholeAdd::RESERVED`]: the reservation ([`PortsReserve::id`]) whose ports it takes. It is used
+    /// up when the pinhole opens, and as it was when the pinhole is refused.
+    pub reservation: u64,
     /// The inside host.
     pub inside: Address,
     /// The pool address; unspecified lets the worker choose, and without `POOL` it has no meaning.
     pub external: Address,
     /// Who may use it.
     pub remote: Prefix,
-    /// Inside port, host byte order.
+    /// Inside port, the lowest of a range, host byte order; 0 for a protocol without ports.
     pub inside_port: u16,
-    /// External port, host byte order; 0 lets the worker choose.
+    /// External port, the lowest of a range, host byte order; 0 lets the worker choose.
     pub external_port: u16,
     /// Lowest remote port that may use it.
     pub remote_port_first: u16,
@@ -139,46 +153,129 @@ pub struct PinholeAdd {
     pub remote_port_last: u16,
     /// The pool, if `flags` has [`PinholeAdd::POOL`].
     pub pool: PoolId,
-    /// 6 or 17.
+    /// See the constants.
+    pub flags: u16,
+    /// Most flows at a time, 0 for no limit.
+    pub max_flows: u16,
+    /// 6 or 17, or a protocol without ports: 41, 47, 50, 55 (47 and 50 only untranslated).
     pub protocol: u8,
-    /// [`PinholeAdd::POOL`], [`PinholeAdd::LEASED`].
-    pub flags: u8,
-    /// Zero.
-    pub reserved: [u8; 4],
+    /// Consecutive ports, 1 to [`MAX_RANGE`]; 0 counts as 1.
+    pub ports: u8,
 }
 
 impl PinholeAdd {
     /// The pinhole is translated through `pool`.
-    pub const POOL: u8 = 1;
-    /// `external_port` lies in a block of another worker, which leased it ([`PortLease`]).
-    pub const LEASED: u8 = 2;
+    pub const POOL: u16 = 1;
+    /// The external ports lie in blocks of another worker, which leased them ([`PortLease`]).
+    pub const LEASED: u16 = 2;
+    /// Flows are opened from outside; UDP and protocols without ports pass inwards only (RFC 5189 2.3.5),
+    /// unless the zone's policy or another pinhole passes the other way too.
+    pub const INBOUND: u16 = 4;
+    /// Flows are opened from inside; UDP and protocols without ports pass outwards only.
+    pub const OUTBOUND: u16 = 8;
+    /// The first remote address that completes an exchange (TCP handshake; an answer of the inside end) has the
+    /// hole for itself; until then at most [`PinholeAdd::CANDIDATES`] wait.
+    pub const LOCK_ADDRESS: u16 = 16;
+    /// Likewise the first remote address and port.
+    pub const LOCK_ENDPOINT: u16 = 32;
+    /// The hole closes with the first of its TCP connections that ends, UDP flows that expire likewise.
+    pub const CLOSE_ON_END: u16 = 64;
+    /// The external ports are those of `reservation`; `external` and `external_port` are taken from there.
+    pub const RESERVED: u16 = 128;
+    /// An external port that the worker chooses is even.
+    pub const EVEN: u16 = 256;
+    /// Odd.
+    pub const ODD: u16 = 512;
+    /// All of them.
+    pub const FLAGS: u16 = 1023;
+    /// Remote ends that may try for a locking hole at the same time.
+    pub const CANDIDATES: u16 = 8;
+    /// Most pinholes of one inside endpoint.
+    pub const MAX_SHARED: u16 = 64;
 }
 
-/// Closes a pinhole and cuts the flows that use it.
+/// Closes a pinhole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct PinholeRemove {
     /// See [`PinholeAdd::id`].
     pub id: u64,
+    /// 1: flows that use it live on until they end by themselves; 0: they are cut.
+    pub drain: u8,
+    /// Zero.
+    pub reserved: [u8; 7],
 }
 
-/// Sent to the worker in whose block an external port lies when the inside host belongs to another one:
-/// the port is kept out of allocation and its packets cross to `owner`.
+/// Holds consecutive external ports back from everybody (RFC 5189 PRR). No traffic passes. Sent to the worker
+/// that owns `inside`; without `inside` to any, and the pinhole's worker may then need them leased.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct PortLease {
-    /// The pool address.
+pub struct PortsReserve {
+    /// Identity across restarts, not 0, of one number space with [`PinholeAdd::id`] or its own. Reserving an id
+    /// that exists with the same content succeeds and changes nothing.
+    pub id: u64,
+    /// The inside host: the ports come from its blocks. Unspecified: of nobody yet.
+    pub inside: Address,
+    /// The pool address; unspecified lets the worker choose.
     pub external: Address,
-    /// Host byte order, not 0.
+    /// Lowest external port, host byte order; 0 lets the worker choose.
     pub external_port: u16,
     /// The pool.
     pub pool: PoolId,
     /// 6 or 17.
     pub protocol: u8,
+    /// Consecutive ports, 1 to [`MAX_RANGE`].
+    pub ports: u8,
+    /// Of the lowest port, if the worker chooses.
+    pub parity: Parity,
+    /// Zero.
+    pub reserved: u8,
+}
+
+/// Parity of a port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(transparent)]
+pub struct Parity(pub u8);
+
+impl Parity {
+    /// Either.
+    pub const ANY: Self = Self(0);
+    /// Even.
+    pub const EVEN: Self = Self(1);
+    /// Odd.
+    pub const ODD: Self = Self(2);
+}
+
+/// Gives reserved ports back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct PortsRelease {
+    /// See [`PortsReserve::id`].
+    pub id: u64,
+}
+
+/// Sent to the worker in whose block external ports lie when the inside host belongs to another one: the ports
+/// are kept out of allocation and their packets cross to `owner`. All of them or none. For a protocol without
+/// ports it goes to the worker that [`crate::steering::owner_of_portless`] names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct PortLease {
+    /// The pool address.
+    pub external: Address,
+    /// The reservation at this worker whose ports these are, all of them; it is used up. 0 for none.
+    pub reservation: u64,
+    /// Lowest port, host byte order, not 0; 0 for a protocol without ports.
+    pub external_port: u16,
+    /// The pool.
+    pub pool: PoolId,
+    /// 6, 17, 41 or 55.
+    pub protocol: u8,
     /// The worker of the inside host.
     pub owner: WorkerId,
+    /// Consecutive ports, 1 to [`MAX_RANGE`]; 0 counts as 1.
+    pub ports: u8,
     /// Zero.
-    pub reserved: [u8; 2],
+    pub reserved: u8,
 }
 
 /// Asks for rows of a table, from `cursor` on; rows and then [`crate::event::WalkEnd`] come as events.

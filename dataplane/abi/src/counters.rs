@@ -97,12 +97,30 @@ indices! {
         MssClampedIn2Out = "mss_clamped_in2out",
         /// The same from outside.
         MssClampedOut2In = "mss_clamped_out2in",
+        /// Port blocks given to subscribers, their first ones.
+        BlocksPrimary = "blocks_primary",
+        /// Port blocks given to subscribers that had one.
+        BlocksOverflow = "blocks_overflow",
+        /// Port blocks that came back.
+        BlocksReleased = "blocks_released",
+        /// Freed ports that were free at once because as many were held back as may be.
+        QuarantineSkipped = "quarantine_skipped",
+        /// Pinholes that closed by themselves.
+        PinholesClosed = "pinholes_closed",
+        /// Pinholes that a remote end locked.
+        PinholesLocked = "pinholes_locked",
         /// Gauge: packets waiting for a neighbour.
         Held = "held",
         /// Gauge: inside addresses with at least one binding.
         Subscribers = "subscribers",
         /// Gauge: neighbours known.
         Neighbours = "neighbours",
+        /// Gauge: port blocks that subscribers have.
+        Blocks = "blocks",
+        /// Gauge: freed ports that are held back.
+        Quarantined = "quarantined",
+        /// Gauge: ports reserved, and those leased to other workers.
+        PortsReserved = "ports_reserved",
         /// Gauge: pinholes installed.
         Pinholes = "pinholes",
         /// Gauge: generation of the policy table in use, 0 before the first.
@@ -225,6 +243,14 @@ indices! {
         NoMapping = "no_mapping",
         /// Binding exists, but its pinhole does not admit this remote end.
         FilteredRemote = "filtered_remote",
+        /// Mapping exists, but its inside end has no flow with this remote end, which the pool's filtering asks for.
+        FilteredUnasked = "filtered_adf",
+        /// Against the direction of a one-way pinhole (RFC 5189 2.3.5).
+        PinholeOneWay = "pinhole_one_way",
+        /// The pinhole is another remote end's, or as many try for it as may.
+        PinholeLocked = "pinhole_locked",
+        /// The pinhole has as many flows as it may.
+        PinholeFlows = "pinhole_sessions",
         /// A firewall rule says drop or reject.
         FirewallRuleDeny = "fw_rule_deny",
         /// No rule matched and the zone pair's default is drop or reject.
@@ -237,6 +263,12 @@ indices! {
         PrivateSource = "private_source",
         /// No free port on the subscriber's pool address.
         PortExhausted = "port_exhausted",
+        /// The subscriber has as many ports or blocks as its pool allows (RFC 6888 REQ-4).
+        SubscriberPorts = "subscriber_ports",
+        /// The subscriber has as many flows as its pool allows (RFC 6888 REQ-5).
+        SubscriberFlows = "subscriber_sessions",
+        /// The subscriber opens flows faster than its pool allows (RFC 6888 REQ-4c).
+        SubscriberRate = "subscriber_rate",
         /// Flow table full.
         FlowLimit = "session_limit",
         /// Binding table full.

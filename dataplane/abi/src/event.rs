@@ -17,6 +17,10 @@ impl Kind {
     pub const BINDING_ROW: Self = Self(0x104);
     /// [`WalkEnd`].
     pub const WALK_END: Self = Self(0x105);
+    /// [`PinholeLocked`].
+    pub const PINHOLE_LOCKED: Self = Self(0x106);
+    /// [`PinholeClosed`].
+    pub const PINHOLE_CLOSED: Self = Self(0x107);
 }
 
 /// How a command ended.
@@ -45,6 +49,12 @@ impl AckResult {
     pub const NO_POLICY: Self = Self(8);
     /// The inside address or port belongs to another worker.
     pub const NOT_OWNER: Self = Self(9);
+    /// No reservation with that id, or not of these ports.
+    pub const NOT_RESERVED: Self = Self(10);
+    /// The subscriber has as many ports or blocks as the pool allows.
+    pub const LIMIT: Self = Self(11);
+    /// The inside endpoint has as many pinholes as one can have.
+    pub const TOO_MANY: Self = Self(12);
 
     /// In words.
     #[must_use]
@@ -60,6 +70,9 @@ impl AckResult {
             Self::MAPPED_ELSEWHERE => "the inside endpoint is already mapped to another external port",
             Self::NO_POLICY => "no policy is loaded yet",
             Self::NOT_OWNER => "wrong worker",
+            Self::NOT_RESERVED => "no such reservation, or not of these ports",
+            Self::LIMIT => "the subscriber has as many ports as the pool allows",
+            Self::TOO_MANY => "the inside endpoint has too many pinholes",
             _ => "unknown result",
         }
     }
@@ -192,6 +205,29 @@ pub struct BindingRow {
 impl BindingRow {
     /// `pool` of a pinhole that is not translated.
     pub const NO_POOL: PoolId = PoolId(u16::MAX);
+}
+
+/// A remote end has a locking pinhole for itself from now on. Sent once; a pinhole that is to be the same after
+/// a restart is added with this end as its `remote` then.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct PinholeLocked {
+    /// The pinhole.
+    pub id: u64,
+    /// The remote address.
+    pub remote: Address,
+    /// Its port, host byte order; 0 if only the address is locked.
+    pub remote_port: u16,
+    /// Zero.
+    pub reserved: [u8; 6],
+}
+
+/// A pinhole closed by itself: [`crate::command::PinholeAdd::CLOSE_ON_END`], or its address left the pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct PinholeClosed {
+    /// The pinhole.
+    pub id: u64,
 }
 
 /// The walk came to its limit, to the table's end, or has looked at enough records for one command.

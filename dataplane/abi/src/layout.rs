@@ -110,9 +110,12 @@ macro_rules! hash_of {
 pub const LAYOUT_HASH: u64 = {
     use crate::attach::Message;
     use crate::command::{
-        Header, NeighbourClear, NeighbourSet, NeighboursReset, PinholeAdd, PinholeRemove, PortLease, Walk,
+        Header, NeighbourClear, NeighbourSet, NeighboursReset, PinholeAdd, PinholeRemove, PortLease,
+        PortsRelease, PortsReserve, Walk,
     };
-    use crate::event::{Ack, BindingRow, FlowRow, NeighbourNeeded, Tuple, WalkEnd};
+    use crate::event::{
+        Ack, BindingRow, FlowRow, NeighbourNeeded, PinholeClosed, PinholeLocked, Tuple, WalkEnd,
+    };
     use crate::flow::{FlowCold, FlowRecord, FlowRecord6, StateHeader};
     use crate::table::{
         AddressRecord, FirewallRuleRecord, InterfaceRecord, NatRuleRecord, PoolRangeRecord, PoolRecord,
@@ -128,9 +131,11 @@ pub const LAYOUT_HASH: u64 = {
         NeighbourSet { address, interface, mac }
         NeighbourClear { address, interface, failed }
         NeighboursReset { magic }
-        PinholeAdd { id, inside, external, remote, inside_port, external_port, remote_port_first, remote_port_last, pool, protocol, flags }
-        PinholeRemove { id }
-        PortLease { external, external_port, pool, protocol, owner }
+        PinholeAdd { id, reservation, inside, external, remote, inside_port, external_port, remote_port_first, remote_port_last, pool, flags, max_flows, protocol, ports }
+        PinholeRemove { id, drain }
+        PortsReserve { id, inside, external, external_port, pool, protocol, ports, parity }
+        PortsRelease { id }
+        PortLease { external, reservation, external_port, pool, protocol, owner, ports }
         Walk { cursor, table, limit }
         Ack { result, external_port, external }
         NeighbourNeeded { address, interface }
@@ -142,6 +147,8 @@ pub const LAYOUT_HASH: u64 = {
         FlowRecord6 { head, inside, remote }
         FlowCold { binding, created, timer, next, previous }
         StateHeader { magic, layout_hash, abi_version, flows, flows_v6, worker, workers }
+        PinholeLocked { id, remote, remote_port }
+        PinholeClosed { id }
         Message { magic, layout_hash, abi_version, kind, result, table, generation, value }
         Identity { magic, layout_hash, abi_version, pid, started_ms, tsc_hz, workers, ports, interfaces, no_huge, dpdk_version, version }
         InterfaceInfo { name, tap_index, mtu, vlan, port, id, mac }
@@ -152,7 +159,7 @@ pub const LAYOUT_HASH: u64 = {
         SettingsRecord { udp, icmp, tcp_established, tcp_opening, tcp_closing, other, icmp_rate, neighbour_wait_ms, flags, mss_clamp }
         ZoneRecord { side }
         InterfaceRecord { interface, zone, mtu }
-        PoolRecord { port_first, port_last, zone, proxy_arp }
+        PoolRecord { port_first, port_last, zone, proxy_arp, filtering, flags, block_size, blocks, quarantine, quarantine_tcp, quarantine_ports, subscriber_ports, subscriber_flows, subscriber_rate, subscriber_burst, dynamic, inside_first, inside_last }
         PoolRangeRecord { first, last, pool }
         NatRuleRecord { source, destination, from, to, action, pool }
         FirewallRuleRecord { source, destination, source_ports, destination_ports, protocol, icmp_type, icmp_code, from, to, action, family }

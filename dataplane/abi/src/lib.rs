@@ -11,6 +11,7 @@
 //! | [`attach`] | the handshake on the unix socket |
 //! | [`command`], [`event`] | slots of the rings |
 //! | [`counters`] | the counter page of a worker, the drop reasons |
+//! | [`deterministic`] | RFC 7422: inside address to external ports and back |
 //! | [`flow`] | the state files: flow records in place |
 //! | [`layout`] | where things lie in each segment; the layout hash |
 //! | [`stats`] | the pages the dataplane publishes beside the workers' counters |
@@ -23,6 +24,7 @@ pub mod address;
 pub mod attach;
 pub mod command;
 pub mod counters;
+pub mod deterministic;
 pub mod event;
 pub mod flow;
 pub mod layout;

@@ -32,3 +32,29 @@ pub const fn owner_of_port(port: u16, workers: u8) -> WorkerId {
 pub fn owner_of_pair(a: Address, b: Address, workers: u8) -> WorkerId {
     owner_of_inside(a.min(b), workers)
 }
+
+/// The worker that packets of a protocol without ports meet first that are for a pool address: it knows the
+/// inside host's worker by a lease. By the address, as if it were an inside one.
+#[must_use]
+pub const fn owner_of_portless(external: Address, workers: u8) -> WorkerId {
+    owner_of_inside(external, workers)
+}
+
+/// Place of a port among the ports of its owner, which count from 0 without gaps: what one worker calls
+/// neighbours lies, at the end of a block of [`PORT_BLOCK`], `workers` blocks apart.
+#[must_use]
+pub const fn local_of_port(port: u16, workers: u8) -> u16 {
+    let workers = if workers == 0 { 1 } else { workers as u16 };
+    port / PORT_BLOCK / workers * PORT_BLOCK + port % PORT_BLOCK
+}
+
+/// The port at a place among the ports of `worker`; `None` past its last one.
+#[must_use]
+pub const fn port_of_local(local: u16, worker: WorkerId, workers: u8) -> Option<u16> {
+    let workers = if workers == 0 { 1 } else { workers as u32 };
+    let block = (local / PORT_BLOCK) as u32 * workers + worker.0 as u32;
+    if block * PORT_BLOCK as u32 > u16::MAX as u32 || worker.0 as u32 >= workers {
+        return None;
+    }
+    Some(block as u16 * PORT_BLOCK + local % PORT_BLOCK)
+}

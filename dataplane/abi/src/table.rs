@@ -159,8 +159,22 @@ pub struct InterfaceRecord {
     pub reserved2: u16,
 }
 
-/// A pool. Its index in the section is its [`PoolId`].
+/// Which remote ends may send to a mapping that an inside end made (RFC 4787 section 5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(transparent)]
+pub struct Filtering(pub u8);
+
+impl Filtering {
+    /// Everybody.
+    pub const ENDPOINT_INDEPENDENT: Self = Self(0);
+    /// Addresses the inside end has a flow with, from any of their ports.
+    pub const ADDRESS_DEPENDENT: Self = Self(1);
+    /// Addresses and ports the inside end has a flow with.
+    pub const ADDRESS_AND_PORT_DEPENDENT: Self = Self(2);
+}
+
+/// A pool. Its index in the section is its [`PoolId`]. Limits are for each subscriber; 0 is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct PoolRecord {
     /// Lowest external port given out, host byte order.
@@ -171,8 +185,73 @@ pub struct PoolRecord {
     pub zone: ZoneId,
     /// 1: answer ARP for its addresses on interfaces of that zone (RFC 3022 6.2).
     pub proxy_arp: u8,
+    /// Who may send to a mapping.
+    pub filtering: Filtering,
+    /// [`PoolRecord::DETERMINISTIC`], [`PoolRecord::PARITY`].
+    pub flags: u8,
+    /// Ports of a block: a power of two from 64 to 4096. Deterministic: of a block of the dynamic share.
+    pub block_size: u16,
+    /// Most blocks, the primary one included.
+    pub blocks: u16,
+    /// Seconds a freed UDP port or query identifier, and a block without mapping, is held back, at most 3600
+    /// (RFC 6888 REQ-8).
+    pub quarantine: u16,
+    /// Seconds a freed TCP port is held back, at most 3600: its connection was tracked to its end (REQ-8a).
+    pub quarantine_tcp: u16,
+    /// Most ports a worker holds back; what is freed beyond that is free at once. 0 holds none back.
+    pub quarantine_ports: u32,
+    /// Most ports of each protocol (RFC 6888 REQ-4).
+    pub subscriber_ports: u32,
+    /// Most flows (RFC 6888 REQ-5).
+    pub subscriber_flows: u32,
+    /// New flows a second, opened by the subscriber (RFC 6888 REQ-4c, REQ-5b).
+    pub subscriber_rate: u32,
+    /// How many of them may come at once, at least 1 with a rate; at most 1 000 000.
+    pub subscriber_burst: u32,
+    /// Deterministic: D of RFC 7422, the share of an address's ports for overflow, counted in subscribers.
+    pub dynamic: u16,
     /// Zero.
-    pub reserved: [u8; 2],
+    pub reserved: u16,
+    /// Deterministic: the first inside address, network byte order.
+    pub inside_first: [u8; 4],
+    /// Deterministic: the last.
+    pub inside_last: [u8; 4],
+}
+
+impl PoolRecord {
+    /// Each inside address has a port range of its own by computation: see [`crate::deterministic`].
+    pub const DETERMINISTIC: u8 = 1;
+    /// An even inside port gets an even external port, an odd one an odd one, while there is one (RFC 4787 REQ-4).
+    pub const PARITY: u8 = 2;
+    /// Longest quarantine, seconds.
+    pub const MAX_QUARANTINE: u16 = 3600;
+}
+
+impl Default for PoolRecord {
+    /// Blocks of 256 ports, nothing held back, no limit.
+    fn default() -> Self {
+        Self {
+            port_first: 0,
+            port_last: 0,
+            zone: ZoneId(0),
+            proxy_arp: 0,
+            filtering: Filtering::ENDPOINT_INDEPENDENT,
+            flags: 0,
+            block_size: 256,
+            blocks: 0,
+            quarantine: 0,
+            quarantine_tcp: 0,
+            quarantine_ports: u32::MAX,
+            subscriber_ports: 0,
+            subscriber_flows: 0,
+            subscriber_rate: 0,
+            subscriber_burst: 0,
+            dynamic: 0,
+            reserved: 0,
+            inside_first: [0; 4],
+            inside_last: [0; 4],
+        }
+    }
 }
 
 /// Addresses of a pool, first to last, IPv4, network byte order.

@@ -49,7 +49,7 @@ impl<B: Buffer> Worker<B> {
             }
             Kind::PINHOLE_ADD => self.pinhole_add(tables, now, &slot.body(), &mut ack)?,
             Kind::PINHOLE_REMOVE => {
-                let PinholeRemove { id } = slot.body();
+                let PinholeRemove { id, .. } = slot.body();
                 match self.bindings.pinhole(id) {
                     Some(number) => {
                         self.end_binding(number);

@@ -2,6 +2,7 @@
 
 use super::{Zones, distinct_names, is_complete, limit, unknown};
 use crate::address::AddressRange;
+use crate::deterministic::Ranges;
 use crate::model::{Config, NatTarget, Side};
 use crate::read::{Document, quoted};
 use std::collections::HashMap;
@@ -20,6 +21,13 @@ pub(super) fn check(config: &Config, zones: &Zones<'_>, document: &mut Document<
         if pool.addresses.is_empty() {
             document
                 .refuse(&format!("pool[{i}].addresses"), "is empty: list at least one IPv4 address".into());
+        }
+        if !pool.addresses.is_empty()
+            && let Some(Err(what)) = Ranges::of(config, pool)
+        {
+            let hint = "give it more addresses or ports, a smaller inside range or a smaller dynamic share";
+            document
+                .refuse(&format!("pool[{i}].deterministic"), format!("does not work out: {what}: {hint}"));
         }
         let path = format!("pool[{i}].zone");
         if let Some(zone) = zones.expect(document, &path, &pool.zone, false) {
