@@ -269,7 +269,9 @@ fn cgn_5_a_full_binding_table_refuses_new_mappings_and_keeps_the_old() {
     }
     // One that goes makes room.
     assert_eq!(
-        lab.appliance.command(0, Kind::PINHOLE_REMOVE, &PinholeRemove { id: 30 }).result,
+        lab.appliance
+            .command(0, Kind::PINHOLE_REMOVE, &PinholeRemove { id: 30, ..PinholeRemove::default() })
+            .result,
         AckResult::OK
     );
     lab.appliance.advance(320_000, 100);

@@ -45,7 +45,9 @@ fn add(lab: &mut Lab, wanted: &PinholeAdd, host: &str) -> Ack {
 
 fn remove(lab: &mut Lab, id: u64, host: &str) -> AckResult {
     let owner = owner(lab, host);
-    lab.appliance.command(owner, Kind::PINHOLE_REMOVE, &PinholeRemove { id }).result
+    lab.appliance
+        .command(owner, Kind::PINHOLE_REMOVE, &PinholeRemove { id, ..PinholeRemove::default() })
+        .result
 }
 
 fn external(ack: &Ack) -> (String, u16) {
