@@ -268,6 +268,14 @@ fn workers(reading: &Reading, facts: &Facts) -> Vec<Family> {
             Family::gauge("turnpike_timer_wheel_lag_seconds", "How far timers are behind.", &["worker"]),
             |w| seconds(w.get(Counter::TimerLagMs)),
         ),
+        plain(
+            Family::counter(
+                "turnpike_worker_fast_packets_total",
+                "Packets that needed nothing but their flow's record.",
+                &["worker"],
+            ),
+            |w| w.get(Counter::FastPath) as f64,
+        ),
         labelled(
             Family::counter(
                 "turnpike_worker_commands_total",

@@ -49,6 +49,8 @@ indices! {
         Received = "received",
         /// Bytes of those, Ethernet header included, FCS not.
         ReceivedBytes = "received_bytes",
+        /// Received packets that needed nothing but their flow's record.
+        FastPath = "fast_path",
         /// Packets handed to a TX queue and taken by it.
         Sent = "sent",
         /// Bytes of those.

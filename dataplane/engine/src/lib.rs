@@ -147,6 +147,7 @@ impl<B: Buffer> Engine<B> {
             return;
         };
         let refreshes = tables.policy.settings.flags & SettingsRecord::UDP_INBOUND_REFRESH != 0;
+        let (came, mut long_way) = (burst.len() as u64, 0);
         let mut packets = burst.drain(..);
         while !packets.as_slice().is_empty() {
             let count = packets.as_slice().len().min(LANES);
@@ -154,10 +155,12 @@ impl<B: Buffer> Engine<B> {
             fast::guess(lanes, count, &worker.flows);
             for (lane, buffer) in lanes.iter().zip(packets.by_ref().take(count)) {
                 if let Err(buffer) = worker.fast(now, refreshes, lane, buffer, out) {
+                    long_way += 1;
                     worker.frame(Some(tables), now, port, buffer, source, out);
                 }
             }
         }
+        worker.counters.add(Counter::FastPath, came - long_way);
     }
 
     /// For benches: the first stage alone, headers of up to [`STAGE`] packets. [`Engine::translate`] goes on with them.

@@ -201,7 +201,7 @@ impl<B> Neighbours<B> {
         self.adjacencies.len() < ADJACENCIES
     }
 
-    /// Gives every place up: the worker begins another epoch.
+    /// Gives every place up. The worker begins another epoch, in which no record knows one.
     pub(crate) fn forget_places(&mut self) {
         self.adjacencies.clear();
         for entry in self.entries.values_mut() {

@@ -131,7 +131,6 @@ impl<B: Buffer> Worker<B> {
     /// Routes or policy changed.
     pub(crate) fn next_epoch(&mut self) {
         self.epoch = self.epoch.wrapping_add(1);
-        self.neighbours.forget_places();
     }
 
     /// A frame from the wire.

@@ -561,6 +561,7 @@ impl<B: Buffer> Worker<B> {
     /// Leaves in the flow's record what the fast path needs for the next packet of this direction.
     fn remember(&mut self, flow: u32, toward: Toward, on: InterfaceId, egress: &Egress) {
         if !self.neighbours.has_places() {
+            self.neighbours.forget_places();
             self.next_epoch();
         }
         let Some(interface) = self.interfaces.get(egress.next_hop.interface.index()) else { return };

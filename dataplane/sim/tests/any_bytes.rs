@@ -1,7 +1,7 @@
 //! Any bytes, no panic, conservation holds. The same harness runs as fuzz target `any_bytes`.
 
 use proptest::prelude::*;
-use turnpike_abi::counters::{Counter, DropReason};
+use turnpike_abi::counters::{Counter, DropReason, region};
 use turnpike_sim::chaos;
 
 proptest! {
@@ -11,6 +11,33 @@ proptest! {
     fn any_bytes_no_panic_and_conservation(data in prop::collection::vec(any::<u8>(), 0..2000)) {
         chaos::run(&data);
     }
+}
+
+/// The fast path does what the long way does, to the byte, whatever comes.
+#[test]
+fn the_fast_path_and_the_long_way_end_alike() {
+    let mut fast = 0;
+    let mut state = 7u64;
+    for _ in 0..500 {
+        let program: Vec<u8> = (0..1500)
+            .map(|_| {
+                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                (state >> 56) as u8
+            })
+            .collect();
+        let (mut counters, sent) = chaos::trace(&program, false);
+        let (mut expected, wanted) = chaos::trace(&program, true);
+        assert_eq!(sent, wanted);
+        assert_eq!(expected.get(Counter::FastPath), 0);
+        fast += counters.get(Counter::FastPath);
+        counters.set(Counter::FastPath, 0);
+        for each in [&mut counters, &mut expected] {
+            each.set(Counter::Bursts, 0);
+            each.words_mut()[region::BURST_SIZES..region::FRAME_SIZES].fill(0);
+        }
+        assert_eq!(counters.words(), expected.words());
+    }
+    assert!(fast > 5, "only {fast} packets took the fast path");
 }
 
 /// The harness is not vacuous: over a fixed set of programs packets pass, are translated, and end in many reasons.
