@@ -1,7 +1,8 @@
 //! Packet buffers on large pages, laid out like a device's.
 
+use crate::machine;
 use turnpike_engine::{Buffer, BufferSource};
-use turnpike_shm::measure::{self, Pages};
+use turnpike_shm::measure;
 
 /// Bytes before the frame, as DPDK leaves them.
 const HEADROOM: usize = 128;
@@ -76,7 +77,7 @@ impl Buffer for Frame {
 #[derive(Debug)]
 pub struct Stock {
     free: Vec<Frame>,
-    pages: Pages,
+    huge: bool,
 }
 
 impl Stock {
@@ -85,16 +86,20 @@ impl Stock {
     /// # Errors
     /// If there is no memory for them.
     pub fn new(count: usize, home: usize) -> Result<Self, String> {
-        let (memory, pages) = measure::memory(count * STRIDE)
-            .map_err(|error| format!("no memory for {count} packet buffers: {error}"))?;
-        let frames = memory.chunks_exact_mut(STRIDE);
+        let (mut memory, huge) = machine::memory(count * STRIDE)?;
+        let bytes = memory.array::<u8>(count * STRIDE).ok_or("too little memory for packet buffers")?;
+        // For good: a frame may be in another worker's hands when this stock is gone.
+        let bytes = Box::leak(Box::new(bytes));
+        // A page that was only mapped is the shared page of zeros until it is written.
+        bytes.fill(0);
+        let frames = bytes.chunks_exact_mut(STRIDE);
         let free = frames.map(|room| Frame { room, start: HEADROOM, end: HEADROOM, home }).collect();
-        Ok(Self { free, pages })
+        Ok(Self { free, huge })
     }
 
     /// What the buffers lie on.
-    pub fn pages(&self) -> Pages {
-        self.pages
+    pub fn pages(&self) -> &'static str {
+        machine::pages(self.huge)
     }
 
     /// Memory of the buffers, if all of them are here.

@@ -14,7 +14,7 @@ use crate::traffic::{Chunk, Draw, Generator, Plan, mix};
 use crate::{machine, spread::Spread};
 use std::sync::Arc;
 use turnpike_engine::Buffer;
-use turnpike_shm::measure::{self, Pages, prefetch};
+use turnpike_shm::memory::{Array, Memory};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// A cache line.
@@ -22,26 +22,18 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 #[repr(C, align(64))]
 struct Line([u64; 8]);
 
-/// Slots of an index line, and how full they may be, in eighths.
-const SLOTS: u64 = 8;
-const FULL: u64 = 7;
+/// Slots of a line of the engine's index, and how many of 25 it fills.
+const SLOTS: usize = 12;
+const FULL: usize = 18;
 
 /// The memory of a flow table.
 #[derive(Debug)]
 pub struct Probe {
-    /// A power of two of them.
-    index: &'static mut [Line],
-    records: &'static mut [Line],
+    index: Array<Line>,
+    records: Array<Line>,
     /// Records of the burst at hand.
     found: Vec<usize>,
-    pages: Pages,
-}
-
-fn lines(count: usize) -> Result<(&'static mut [Line], Pages), String> {
-    let (bytes, pages) = measure::memory(count * size_of::<Line>())
-        .map_err(|error| format!("no memory for {count} cache lines: {error}"))?;
-    let lines = <[Line]>::mut_from_bytes(bytes).map_err(|_| "memory that is not aligned to a line")?;
-    Ok((lines, pages))
+    huge: bool,
 }
 
 impl Probe {
@@ -50,15 +42,21 @@ impl Probe {
     /// # Errors
     /// If there is no memory for it.
     pub fn new(flows: u32) -> Result<Self, String> {
-        let buckets = (u64::from(flows) * 2 * 8).div_ceil(SLOTS * FULL).next_power_of_two();
-        let (index, pages) = lines(buckets as usize)?;
-        let (records, _) = lines(flows as usize)?;
-        Ok(Self { index, records, found: Vec::with_capacity(CHUNK), pages })
+        let (records, lines) = (flows as usize, (2 * flows as usize * 25).div_ceil(SLOTS * FULL));
+        let bytes = Memory::bytes_of::<Line>(records) + Memory::bytes_of::<Line>(lines);
+        let (mut memory, huge) = machine::memory(bytes)?;
+        let mut array = |count| -> Result<Array<Line>, String> {
+            let mut array = memory.array::<Line>(count).ok_or("too little memory for the probe")?;
+            // A page that was only mapped is the shared page of zeros until it is written.
+            array.iter_mut().for_each(|line| line.0 = [0; 8]);
+            Ok(array)
+        };
+        Ok(Self { index: array(lines)?, records: array(records)?, found: Vec::with_capacity(CHUNK), huge })
     }
 
     /// What its memory lies on.
-    pub fn pages(&self) -> Pages {
-        self.pages
+    pub fn pages(&self) -> &'static str {
+        machine::pages(self.huge)
     }
 
     /// Touches the memory of a chunk's packets, and takes the time of that. The buffers are back afterwards.
@@ -72,17 +70,20 @@ impl Probe {
     }
 
     fn burst(&mut self, port: u16, flows: &[u32], frames: &mut [crate::frame::Frame]) {
-        let mask = self.index.len() - 1;
-        let bucket = |flow: u32| mix(u64::from(flow) << 1 | u64::from(port)) as usize & mask;
+        let lines = self.index.len() as u64;
+        let bucket = |flow: u32| {
+            let hash = mix(u64::from(flow) << 1 | u64::from(port));
+            (((hash >> 32) * lines) >> 32) as usize
+        };
         for &flow in flows {
-            prefetch(&self.index[bucket(flow)]);
+            self.index.prefetch(bucket(flow));
         }
         self.found.clear();
         for &flow in flows {
             // All of it is zero, but the record's address is not known before the line is there.
             let line = &self.index[bucket(flow)];
             let record = flow as usize + line.0[(flow % 8) as usize] as usize;
-            prefetch(&self.records[record]);
+            self.records.prefetch(record);
             self.found.push(record);
         }
         for (&record, frame) in self.found.iter().zip(frames) {

@@ -2,6 +2,7 @@
 
 use crate::clock;
 use crate::report::Table;
+use turnpike_shm::memory::Memory;
 
 /// The processors to use: `wanted`, or the last one first (the first is where everybody else runs).
 pub fn cpus(wanted: &[usize]) -> Vec<usize> {
@@ -30,6 +31,23 @@ pub fn pin(cpus: &[usize], index: usize) -> Result<(), String> {
     } else {
         Err(format!("cannot run on processor {id}: see --cpus"))
     }
+}
+
+/// Memory of `bytes` bytes, from hugepages if enough of them are free, and whether it is.
+///
+/// # Errors
+/// If there is not that much.
+pub fn memory(bytes: usize) -> Result<(Memory, bool), String> {
+    if let Ok(memory) = Memory::huge(bytes) {
+        return Ok((memory, true));
+    }
+    let memory = Memory::ordinary(bytes).map_err(|error| format!("no memory for {bytes} bytes: {error}"))?;
+    Ok((memory, false))
+}
+
+/// What memory lies on, in words.
+pub const fn pages(huge: bool) -> &'static str {
+    if huge { "2 MB" } else { "2 MB transparent" }
 }
 
 fn line_of(path: &str, key: &str) -> Option<String> {

@@ -1,7 +1,8 @@
 //! One worker's engine with its tables, and the place where its time is taken.
 
-use crate::clock::ticks;
+use crate::clock::{self, ticks};
 use crate::frame::{Frame, Stock};
+use crate::machine;
 use crate::options::{Family, Protocol};
 use crate::traffic::{self, Chunk, External, Headers, INSIDE, OUTSIDE, Plan, ROUTERS, Segment};
 use std::sync::Arc;
@@ -9,18 +10,20 @@ use turnpike_abi::command::{Kind, NeighbourSet, Slot};
 use turnpike_abi::counters::{Counter, DropReason};
 use turnpike_abi::table::{Action, FirewallRuleRecord, NatAction, PoolRangeRecord, SettingsRecord};
 use turnpike_abi::{InterfaceId, PoolId, PortId, WorkerId};
-use turnpike_engine::{Buffer, Crossed, Engine, Forwarding, Interface, Outbox, Policy, Setup, Time};
+use turnpike_engine::{Buffer, Crossed, Engine, Forwarding, Interface, Outbox, Policy, STAGE, Setup, Time};
 use turnpike_sim::station;
 use turnpike_sim::tables::{ForwardingTable, PolicyTable, address};
 
-/// Packets of a burst, if nothing else is asked for. A device's poll brings that many under load.
-pub const BURST: usize = 32;
+/// Packets of a burst, if nothing else is asked for: what the dataplane takes from a queue at once.
+pub const BURST: usize = 64;
 /// Packets of a chunk: enough that reading the time twice does not count, few enough that their headers stay warm.
 pub const CHUNK: usize = 256;
 /// Packets that come in a millisecond of virtual time.
 const PACKETS_A_MS: u64 = 10_000;
 /// Ports that a subscriber takes from the pool, at least.
 const PORTS_EACH: u64 = 512;
+/// Flows there is room for in the family that a rig is not about.
+const OTHER_FAMILY: usize = 64;
 /// Ports of a pool address.
 const PORTS: u64 = 64_512;
 
@@ -154,16 +157,22 @@ impl Rig {
     pub fn new(shape: &Shape) -> Result<Self, String> {
         let (worker, workers) = (shape.plan.worker, shape.plan.workers);
         let stock = Stock::new(shape.buffers, usize::from(worker))?;
+        let [flows, flows_v6] = match shape.plan.family {
+            Family::V4 => [shape.capacity as usize, OTHER_FAMILY],
+            Family::V6 => [OTHER_FAMILY, shape.capacity as usize],
+        };
         let setup = Setup {
             worker: WorkerId(worker),
             workers,
             ports: 2,
             interfaces: Shape::interfaces(),
-            flows: shape.capacity as usize,
+            flows,
+            flows_v6,
             bindings: shape.capacity as usize,
             key: [0x5a ^ worker; 16],
         };
-        let mut engine = Engine::new(&setup);
+        let (mut memory, _) = machine::memory(Engine::<Frame>::bytes(&setup))?;
+        let mut engine = Engine::new(&setup, &mut memory).ok_or("the engine finds too little memory")?;
         engine.set_policy(shape.policy()?);
         engine.set_forwarding(shape.forwarding()?);
         let mut out = Outbox::new(2, 4 * CHUNK);
@@ -220,6 +229,24 @@ impl Rig {
                 self.collect();
             }
         }
+    }
+
+    /// The translator alone: headers are parsed before the time is taken, and nothing leaves. All buffers are back
+    /// afterwards, and `sent` says how many packets were translated.
+    pub fn translate(&mut self, chunk: &mut Chunk) -> Passed {
+        let mut passed = Passed::default();
+        for burst in &mut chunk.bursts {
+            for packets in burst.frames.chunks_mut(STAGE) {
+                self.engine.parse(PortId(burst.port), packets);
+                let from = ticks();
+                let done = self.engine.translate(self.now, packets);
+                // The time is taken once for few packets, so what that costs is taken off.
+                passed.ticks += (ticks() - from).saturating_sub(clock::reading());
+                passed.sent += done;
+            }
+            self.stock.put_back(&mut burst.frames);
+        }
+        passed
     }
 
     /// Like [`Rig::pass`], for packets that crossed from other workers.
@@ -300,8 +327,8 @@ impl Rig {
         ))
     }
 
-    /// Opens flows `from` to `to`, by their first packets from inside; TCP by a whole handshake. Notes their
-    /// external ends. `took` gets ticks and packets of each chunk of first packets.
+    /// Opens flows `from` to `to` with three packets, as a TCP handshake is: after that, nothing more is to be
+    /// learnt about them. Notes their external ends. `took` gets ticks and packets of each chunk of first packets.
     ///
     /// # Errors
     /// If one does not open.
@@ -321,11 +348,8 @@ impl Rig {
         while first < to {
             let next = (first + CHUNK as u32).min(to);
             let mut number = first;
-            let mut segments = vec![(INSIDE, Segment::Syn)];
-            if plan.protocol == Protocol::Tcp {
-                segments.extend([(OUTSIDE, Segment::SynAck), (INSIDE, Segment::Ack)]);
-            }
-            for (port, segment) in segments {
+            let handshake = [(INSIDE, Segment::Syn), (OUTSIDE, Segment::SynAck), (INSIDE, Segment::Ack)];
+            for (port, segment) in handshake {
                 number = if segment == Segment::Syn { number } else { first };
                 let mut exact = Chunk::new(1, (next - first) as usize);
                 let chunk = if (next - first) as usize == CHUNK { &mut chunk } else { &mut exact };
