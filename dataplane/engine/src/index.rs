@@ -161,8 +161,9 @@ impl Index {
 /// The tag of a hash: never 0.
 #[inline(always)]
 const fn tag_of(hash: u64) -> u8 {
-    // The top half names the bucket and the low bits go into the reference.
-    let tag = (hash >> 24) as u8;
+    // The top bits name the bucket, and what is below bit 32 goes into the reference: bits of both would tell
+    // nothing apart.
+    let tag = (hash >> 32) as u8;
     if tag == 0 { 0xff } else { tag }
 }
 

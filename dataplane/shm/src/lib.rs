@@ -14,6 +14,7 @@
 //! | [`simd`] | many bytes compared at once |
 //! | [`table`] | immutable tables in a memfd |
 //! | [`spsc`] | a channel between two threads of one process, with the same index arithmetic |
+//! | [`measure`] | for benchmarks: time stamp counter, cold cache lines, an allocator that refuses |
 //!
 //! The algorithms are proved by loom (`RUSTFLAGS="--cfg loom" cargo test -p turnpike-shm --lib loom_`) and
 //! run under ThreadSanitizer, where only the standard library is not instrumented:
@@ -34,6 +35,8 @@ mod closer;
 pub mod attach;
 #[cfg(not(loom))]
 pub mod link;
+#[cfg(not(loom))]
+pub mod measure;
 #[cfg(not(loom))]
 pub mod memory;
 pub mod page;

@@ -1,0 +1,67 @@
+//! Bytes a flow, everything included.
+
+use crate::machine::{self, Resident};
+use crate::napt::FLOWS_EACH;
+use crate::options::{count, short};
+use crate::report::{Cell, Report, Table};
+use crate::rig::{Rig, Shape};
+use crate::traffic::Plan;
+
+/// What to measure.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Numbers of flows.
+    #[arg(long, value_delimiter = ',', value_parser = count, default_value = "1M,10M")]
+    pub flows: Vec<u32>,
+    /// Fail if a flow takes more bytes than this, with everything that belongs to it.
+    #[arg(long, value_name = "BYTES")]
+    pub at_most: Option<f64>,
+}
+
+/// Measures all rows.
+///
+/// # Errors
+/// If a flow takes more than it may.
+pub fn run(options: &Options, report: &mut Report) -> Result<(), String> {
+    let columns = [
+        ("flows", "flows"),
+        ("reserved", "at start, MB"),
+        ("resident", "with all flows, MB"),
+        ("bytes_per_flow", "bytes/flow"),
+        ("pages", "pages"),
+    ];
+    let mut table = Table::new("memory: resident memory of an engine and its policy", &columns);
+    machine::describe(&mut table);
+    table.condition("each flow", format!("with a binding of its own; {FLOWS_EACH} flows a subscriber"));
+    table.condition(
+        "included",
+        "index, records, bindings, timers, port state, pools, neighbour and route tables",
+    );
+    let mut worst = 0.0f64;
+    for &flows in &options.flows {
+        // What is not per flow and not the engine's comes first: buffers, vectors of this program.
+        let before = Resident::now();
+        let mut rig = Rig::new(&Shape::new(Plan::single(FLOWS_EACH), flows))?;
+        let buffers = rig.stock.bytes();
+        let start = Resident::now().since(&before);
+        rig.open((0, flows), 64, |_, _| ())?;
+        // This program's own list of external ends.
+        let own = buffers + (rig.external.capacity() * size_of::<crate::traffic::External>()) as u64;
+        let filled = Resident::now().since(&before);
+        let bytes = filled.total().saturating_sub(own);
+        let each = bytes as f64 / f64::from(flows);
+        worst = worst.max(each);
+        table.row(vec![
+            short(flows).into(),
+            Cell::Number(start.total().saturating_sub(buffers) as f64 / 1e6, 0),
+            Cell::Number(bytes as f64 / 1e6, 0),
+            Cell::Number(each, 1),
+            filled.pages().into(),
+        ]);
+    }
+    report.table(&table);
+    match options.at_most {
+        Some(limit) if worst > limit => Err(format!("a flow takes {worst:.1} bytes, more than {limit}")),
+        _ => Ok(()),
+    }
+}
