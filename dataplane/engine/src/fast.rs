@@ -6,7 +6,7 @@
 //! through [`Worker::frame`], which knows all of it and leaves in the record what this path needs next time.
 
 use crate::Buffer;
-use crate::flows::{Flows, Key4};
+use crate::flows::{Flows, Key4, Key6};
 use crate::neighbours::Adjacency;
 use crate::outbox::Outbox;
 use crate::pipeline::Worker;
@@ -15,7 +15,7 @@ use turnpike_abi::counters::{Counters, Direction, DropReason, ProtocolClass, Tcp
 use turnpike_abi::flow::{FlowRecord, NONE, Toward, flag};
 use turnpike_shm::memory::prefetch_bytes;
 use turnpike_wire::checksum::Delta;
-use turnpike_wire::ethernet::{ETHERTYPE_IPV4, HEADER_LEN, VLAN_LEN};
+use turnpike_wire::ethernet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, HEADER_LEN, VLAN_LEN};
 
 /// Packets that move through the stages together.
 pub(crate) const LANES: usize = 64;
@@ -44,6 +44,8 @@ pub(crate) struct Lane {
     l3: u8,
     /// Interface it came in on.
     on: u8,
+    /// IPv6: its key stays in the packet.
+    v6: bool,
 }
 
 impl Lane {
@@ -54,6 +56,7 @@ impl Lane {
         length: 0,
         l3: 0,
         on: 0,
+        v6: false,
     };
 }
 
@@ -114,7 +117,12 @@ pub(crate) fn look<B: Buffer>(lanes: &mut Lanes, burst: &[B], doors: &Doors, flo
             prefetch_bytes(ahead.bytes());
         }
         *lane = read(buffer.bytes(), doors).unwrap_or(Lane::SLOW);
-        if lane.length != 0 {
+        if lane.v6 {
+            if let Some(key) = key6(buffer.bytes(), lane) {
+                lane.hash = flows.hash6(&key);
+                flows.prefetch_index6(lane.hash);
+            }
+        } else if lane.length != 0 {
             lane.hash = flows.hash4(lane.key);
             flows.prefetch_index(lane.hash);
         }
@@ -132,33 +140,44 @@ pub(crate) fn parse<B: Buffer>(lanes: &mut Lanes, burst: &[B], doors: &Doors) {
 #[inline(always)]
 pub(crate) fn guess(lanes: &mut Lanes, count: usize, flows: &Flows) {
     for lane in lanes.0.iter_mut().take(count) {
-        if lane.length != 0 {
+        if lane.v6 {
+            lane.guess = flows.guess6(lane.hash).unwrap_or(NONE);
+        } else if lane.length != 0 {
             lane.guess = flows.guess4(lane.hash).unwrap_or(NONE);
         }
     }
 }
 
-/// A plain packet: for a station of the port, IPv4 without options, whole, UDP or a TCP segment that changes
-/// nothing, TTL left, every length and the header checksum right. `None` for all else.
+/// A plain packet: for a station of the port, IP without options or extension headers, whole, UDP or a TCP segment
+/// that changes nothing, TTL left, every length and the header checksum right. `None` for all else.
 #[inline(always)]
 fn read(frame: &[u8], doors: &Doors) -> Option<Lane> {
     let ethernet: &[u8; HEADER_LEN] = frame.first_chunk()?;
     let &[a, b, c, d, e, f, .., type_high, type_low] = ethernet;
     let station = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
-    let (vlan, l3) = match u16::from_be_bytes([type_high, type_low]) {
-        ETHERTYPE_IPV4 => (0, HEADER_LEN),
+    let (vlan, l3, ethertype) = match u16::from_be_bytes([type_high, type_low]) {
+        ethertype @ (ETHERTYPE_IPV4 | ETHERTYPE_IPV6) => (0, HEADER_LEN, ethertype),
         ETHERTYPE_VLAN => {
             let &[tag_high, tag_low, high, low] = frame.get(HEADER_LEN..)?.first_chunk()?;
             let vlan = u16::from_be_bytes([tag_high, tag_low]) & 0x0fff;
             // Tagged 0 is the untagged interface: rare, and its header shrinks.
-            if u16::from_be_bytes([high, low]) != ETHERTYPE_IPV4 || vlan == 0 {
+            if vlan == 0 {
                 return None;
             }
-            (vlan, HEADER_LEN + VLAN_LEN)
+            (vlan, HEADER_LEN + VLAN_LEN, u16::from_be_bytes([high, low]))
         }
         _ => return None,
     };
     let on = doors.find(vlan, station)?;
+    match ethertype {
+        ETHERTYPE_IPV4 => read4(frame, l3, on),
+        ETHERTYPE_IPV6 => read6(frame, l3, on),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn read4(frame: &[u8], l3: usize, on: u8) -> Option<Lane> {
     let ip: &[u8; 28] = frame.get(l3..)?.first_chunk()?;
     let length = u16::from_be_bytes([ip[2], ip[3]]);
     let fragment = u16::from_be_bytes([ip[6], ip[7]]) & 0xbfff;
@@ -172,11 +191,7 @@ fn read(frame: &[u8], doors: &Doors) -> Option<Lane> {
     }
     let sound = match ip[9] {
         UDP => length >= 28 && u16::from_be_bytes([ip[24], ip[25]]) == length - 20,
-        TCP => {
-            let &[offset, flags] = frame.get(l3 + 32..)?.first_chunk()?;
-            let header = u16::from(offset >> 4) * 4;
-            header >= 20 && length >= 20 + header && flags & FLAGS == ACK
-        }
+        TCP => is_plain_segment(frame, l3 + 20, length.saturating_sub(20)),
         _ => false,
     };
     let addresses = [ip[12], ip[13], ip[14], ip[15], ip[16], ip[17], ip[18], ip[19]];
@@ -185,7 +200,49 @@ fn read(frame: &[u8], doors: &Doors) -> Option<Lane> {
         ports: u32::from_ne_bytes([ip[20], ip[21], ip[22], ip[23]]),
         protocol: ip[9],
     };
-    sound.then_some(Lane { key, hash: 0, guess: NONE, length, l3: l3 as u8, on })
+    sound.then_some(Lane { key, hash: 0, guess: NONE, length, l3: l3 as u8, on, v6: false })
+}
+
+#[inline(always)]
+fn read6(frame: &[u8], l3: usize, on: u8) -> Option<Lane> {
+    let ip: &[u8; 48] = frame.get(l3..)?.first_chunk()?;
+    let payload = u16::from_be_bytes([ip[4], ip[5]]);
+    let length = payload.checked_add(40)?;
+    let sound = match ip[6] {
+        // RFC 8200 8.1: a checksum of 0 is not for IPv6.
+        UDP => u16::from_be_bytes([ip[44], ip[45]]) == payload && payload >= 8 && [ip[46], ip[47]] != [0, 0],
+        TCP => is_plain_segment(frame, l3 + 40, payload),
+        _ => false,
+    };
+    let plain = ip[0] >> 4 == 6 && ip[7] > 1 && l3 + usize::from(length) <= frame.len() && sound;
+    plain.then_some(Lane {
+        key: Key4 { protocol: ip[6], ..Lane::SLOW.key },
+        length,
+        l3: l3 as u8,
+        on,
+        v6: true,
+        ..Lane::SLOW
+    })
+}
+
+/// Whether a TCP segment of `length` bytes has a sound header and changes no state.
+#[inline(always)]
+fn is_plain_segment(frame: &[u8], l4: usize, length: u16) -> bool {
+    let Some(&[offset, flags]) = frame.get(l4 + 12..).and_then(<[u8]>::first_chunk) else { return false };
+    let header = u16::from(offset >> 4) * 4;
+    header >= 20 && length >= header && flags & FLAGS == ACK
+}
+
+/// Addresses and ports of a plain IPv6 packet.
+#[inline(always)]
+fn key6(frame: &[u8], lane: &Lane) -> Option<Key6> {
+    let ip: &[u8; 44] = frame.get(usize::from(lane.l3)..)?.first_chunk()?;
+    Some(Key6 {
+        source: *ip.get(8..)?.first_chunk()?,
+        destination: *ip.get(24..)?.first_chunk()?,
+        ports: u32::from_ne_bytes([ip[40], ip[41], ip[42], ip[43]]),
+        protocol: lane.key.protocol,
+    })
 }
 
 /// Whether the checksum over a header without options holds. Byte order does not matter to it (RFC 1071 2.B).
@@ -228,7 +285,11 @@ impl<B: Buffer> Worker<B> {
         if lane.guess == NONE {
             return None;
         }
-        let (record, toward) = self.flows.confirm4(lane.guess, lane.key)?;
+        let (record, toward) = if lane.v6 {
+            self.flows.confirm6(lane.guess, &key6(frame, lane)?)?
+        } else {
+            self.flows.confirm4(lane.guess, lane.key)?
+        };
         let adjacency = *ready(record, toward, lane, self.epoch, &self.neighbours.adjacencies)?;
         record.count(toward, u64::from(lane.length));
         if toward == Toward::Out || lane.key.protocol == TCP || inbound_refreshes {
@@ -240,14 +301,16 @@ impl<B: Buffer> Worker<B> {
             (true, Toward::Out) => Direction::In2Out,
             (true, Toward::In) => Direction::Out2In,
         };
-        translate(frame, lane, record, toward)?;
+        if !lane.v6 {
+            translate(frame, lane, record, toward)?;
+        }
         Some(Rewritten { adjacency, direction, class })
     }
 
     /// For benches: all stages of the translator over a burst, without what comes before and after it.
     pub(crate) fn translate_burst(&mut self, now: Time, lanes: &mut Lanes, burst: &mut [B]) -> usize {
         let count = burst.len().min(LANES);
-        for lane in lanes.0.iter_mut().take(count).filter(|lane| lane.length != 0) {
+        for lane in lanes.0.iter_mut().take(count).filter(|lane| lane.length != 0 && !lane.v6) {
             lane.hash = self.flows.hash4(lane.key);
             self.flows.prefetch_index(lane.hash);
         }
@@ -281,7 +344,8 @@ fn ready<'a>(
         && settled
         && adjacency.live
         && lane.length <= adjacency.mtu
-        && lane.l3 == adjacency.length;
+        && lane.l3 == adjacency.length
+        && lane.v6 == adjacency.v6;
     may.then_some(adjacency)
 }
 
@@ -329,7 +393,11 @@ fn depart<B: Buffer>(
     let frame = buffer.bytes_mut();
     // Ethernet padding ends here.
     let padded = frame.len() != end;
-    if let Some(ip) = frame.get_mut(l3..).and_then(<[u8]>::first_chunk_mut::<20>) {
+    if lane.v6 {
+        if let Some(hop_limit) = frame.get_mut(l3 + 7) {
+            *hop_limit = hop_limit.wrapping_sub(1);
+        }
+    } else if let Some(ip) = frame.get_mut(l3..).and_then(<[u8]>::first_chunk_mut::<20>) {
         ip[8] = ip[8].wrapping_sub(1);
         [ip[10], ip[11]] = TTL_DELTA.apply(u16::from_be_bytes([ip[10], ip[11]])).to_be_bytes();
     }

@@ -16,7 +16,7 @@ use turnpike_abi::flow::{
     flag,
 };
 use turnpike_abi::layout::{LAYOUT_HASH, MAGIC};
-use turnpike_shm::memory::{Array, Memory};
+use turnpike_shm::memory::{Array, Memory, prefetch_bytes};
 use turnpike_wire::checksum::Delta;
 
 /// A flow to be.
@@ -39,6 +39,15 @@ pub(crate) struct NewFlow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Key4 {
     pub(crate) addresses: u64,
+    pub(crate) ports: u32,
+    pub(crate) protocol: u8,
+}
+
+/// Addresses and ports of an IPv6 packet as they stand in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Key6 {
+    pub(crate) source: [u8; 16],
+    pub(crate) destination: [u8; 16],
     pub(crate) ports: u32,
     pub(crate) protocol: u8,
 }
@@ -167,6 +176,37 @@ impl Flows {
         (record.has(flag::LIVE) && key4_of(record, toward) == key).then_some((record, toward))
     }
 
+    /// As [`Flows::prefetch_index`], for IPv6.
+    #[inline(always)]
+    pub(crate) fn prefetch_index6(&self, hash: u64) {
+        self.index6.prefetch(hash);
+    }
+
+    /// Hash of an IPv6 packet's key.
+    #[inline(always)]
+    pub(crate) fn hash6(&self, key: &Key6) -> u64 {
+        self.hash.v6(key.source, key.destination, key.ports, key.protocol)
+    }
+
+    /// As [`Flows::guess4`], for IPv6.
+    #[inline(always)]
+    pub(crate) fn guess6(&self, hash: u64) -> Option<u32> {
+        let number = self.index6.guess(hash)?;
+        self.records6.prefetch((number >> 1) as usize);
+        if let Some(record) = self.records6.get((number >> 1) as usize) {
+            prefetch_bytes(&record.inside);
+        }
+        Some(number)
+    }
+
+    /// As [`Flows::confirm4`], for IPv6.
+    #[inline(always)]
+    pub(crate) fn confirm6(&mut self, number: u32, key: &Key6) -> Option<(&mut FlowRecord, Toward)> {
+        let record = self.records6.get_mut((number >> 1) as usize)?;
+        (record.head.has(flag::LIVE) && is_of6(record, number, key))
+            .then_some((&mut record.head, toward_of(number)))
+    }
+
     /// The flow of packets with `tuple`, and their direction.
     pub(crate) fn find(&self, tuple: &Tuple) -> Option<(u32, Toward)> {
         let hash = self.hash.of(tuple);
@@ -178,8 +218,14 @@ impl Flows {
             };
             return self.index.find(hash, is).map(|number| (number >> 1, toward_of(number)));
         }
+        let key = Key6 {
+            source: tuple.source.0,
+            destination: tuple.destination.0,
+            ports: ports_of(tuple),
+            protocol: tuple.protocol,
+        };
         let is = |number: u32| {
-            self.records6.get((number >> 1) as usize).is_some_and(|record| is_of6(record, number, tuple))
+            self.records6.get((number >> 1) as usize).is_some_and(|record| is_of6(record, number, &key))
         };
         let number = self.index6.find(hash, is)?;
         Some(((number >> 1) + self.records.len() as u32, toward_of(number)))
@@ -415,16 +461,17 @@ const fn ports_in(record: &FlowRecord) -> u32 {
     }
 }
 
-fn is_of6(record: &FlowRecord6, number: u32, tuple: &Tuple) -> bool {
+#[inline(always)]
+fn is_of6(record: &FlowRecord6, number: u32, key: &Key6) -> bool {
     let head = &record.head;
     let (source, destination, ports) = match toward_of(number) {
-        Toward::Out => (record.inside, record.remote, ports_out(head)),
-        Toward::In => (record.remote, record.inside, ports_in(head)),
+        Toward::Out => (&record.inside, &record.remote, ports_out(head)),
+        Toward::In => (&record.remote, &record.inside, ports_in(head)),
     };
-    source == tuple.source.0
-        && destination == tuple.destination.0
-        && ports == ports_of(tuple)
-        && head.protocol == tuple.protocol
+    *source == key.source
+        && *destination == key.destination
+        && ports == key.ports
+        && head.protocol == key.protocol
 }
 
 /// Inside and external end of an IPv4 flow.

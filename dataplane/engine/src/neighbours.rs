@@ -5,7 +5,7 @@ use crate::{Interface, Time};
 use std::collections::VecDeque;
 use turnpike_abi::flow::NO_HOP;
 use turnpike_abi::{Address, InterfaceId, PortId};
-use turnpike_wire::ethernet::{self, ETHERTYPE_IPV4, HEADER_LEN, VLAN_LEN};
+use turnpike_wire::ethernet::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, HEADER_LEN, VLAN_LEN};
 
 /// Neighbours a worker knows or asks for.
 const CAPACITY: usize = 65536;
@@ -44,18 +44,20 @@ pub(crate) struct Adjacency {
     pub(crate) length: u8,
     /// Its station address is known.
     pub(crate) live: bool,
+    /// The header is one of IPv6 packets.
+    pub(crate) v6: bool,
     /// Largest IP packet in bytes.
     pub(crate) mtu: u16,
     pub(crate) port: PortId,
 }
 
 impl Adjacency {
-    fn new(interface: &Interface, mac: [u8; 6], mtu: u16) -> Self {
+    fn new(interface: &Interface, mac: [u8; 6], mtu: u16, v6: bool) -> Self {
         let mut header = [0; HEADER_LEN + VLAN_LEN];
         let vlan = (interface.vlan != 0).then_some(interface.vlan);
-        let length =
-            ethernet::write(&mut header, mac, interface.mac, vlan, ETHERTYPE_IPV4).unwrap_or(0) as u8;
-        Self { header, length, live: length != 0, mtu, port: interface.port }
+        let ethertype = if v6 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 };
+        let length = ethernet::write(&mut header, mac, interface.mac, vlan, ethertype).unwrap_or(0) as u8;
+        Self { header, length, live: length != 0, v6, mtu, port: interface.port }
     }
 }
 
@@ -192,7 +194,7 @@ impl<B> Neighbours<B> {
             return None;
         }
         *adjacency = self.adjacencies.len() as u16;
-        self.adjacencies.push(Adjacency::new(interface, *mac, mtu));
+        self.adjacencies.push(Adjacency::new(interface, *mac, mtu, !next_hop.address.is_v4()));
         Some(*adjacency)
     }
 
