@@ -1,11 +1,11 @@
 //! The engine's state, what may be asked of it, and the rules for what may stand beside what.
 
-use crate::pinhole::{
+use crate::former::pinhole::{
     Endpoint, External, Grant, Owner, Phase, Pinhole, PinholeId, Protocol, Record, Remote, Request, State,
     Time,
 };
-use crate::steps::{Entry, Stage};
-use crate::{Ended, Realm, Refusal};
+use crate::former::steps::{Entry, Stage};
+use crate::former::{Ended, Realm, Refusal};
 use hashbrown::HashMap;
 use std::collections::{BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};

@@ -1,8 +1,8 @@
 //! How a pinhole gets from one stage to the next.
 
-use crate::engine::{Command, Effect, Engine, Ticket, Token, known_end, refused};
-use crate::pinhole::{Grant, Phase, Pinhole, PinholeId, Record, State, Time};
-use crate::{Ended, Refusal};
+use crate::former::engine::{Command, Effect, Engine, Ticket, Token, known_end, refused};
+use crate::former::pinhole::{Grant, Phase, Pinhole, PinholeId, Record, State, Time};
+use crate::former::{Ended, Refusal};
 use std::net::IpAddr;
 use turnpike_abi::command::{PinholeAdd, PinholeRemove, PortLease};
 use turnpike_abi::event::{Ack, AckResult};
