@@ -17,7 +17,7 @@ impl Rights {
     pub const RESERVE: Self = Self(1);
     /// PER.
     pub const ENABLE: Self = Self(2);
-    /// RLC and GLC with a lifetime above 0.
+    /// RLC and GLC with a lifetime above 0 and below what is left.
     pub const MODIFY: Self = Self(4);
     /// RLC and GLC with lifetime 0.
     pub const DELETE: Self = Self(8);
@@ -25,8 +25,10 @@ impl Rights {
     pub const READ: Self = Self(16);
     /// Every rule of every owner (RFC 5189 2.1.5 "administrator").
     pub const ADMIN: Self = Self(32);
+    /// RLC and GLC beyond what is left.
+    pub const EXTEND: Self = Self(64);
     /// Everything an agent does with its own rules.
-    pub const OWN: Self = Self(31);
+    pub const OWN: Self = Self(1 | 2 | 4 | 8 | 16 | 64);
 
     /// The rights of both.
     #[must_use]

@@ -1,8 +1,8 @@
 //! The policy engine: who may open what, for how long, and what the workers have to be told. One engine for every
 //! front end (SIMCO, PCP, NAT-PMP, TURN, the CLI), in the terms of RFC 5189.
 //!
-//! Pure and synchronous: time is an argument, nothing is read or written. `Engine` takes [`Request`]s, the
-//! journal's word and the workers' answers, and yields `Effect`s; the daemon carries them out in order.
+//! Pure and synchronous: time is an argument, nothing is read or written. [`Engine`] takes [`Request`]s, the
+//! journal's word and the workers' answers, and yields [`Effect`]s; the daemon carries them out in order.
 //!
 //! # For front ends
 //!
@@ -48,15 +48,26 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod admit;
+mod command;
+mod effect;
+mod ends;
+mod engine;
 pub mod former;
 mod identity;
+mod index;
+mod lists;
 mod realm;
 mod refusal;
 mod rule;
+mod sessions;
+mod steps;
 mod transaction;
 mod tuple;
 
 pub use access::{Access, FrontAccess, Limits, Profile, Rights, Scope};
+pub use effect::{About, Audit, AuditEvent, Command, Effect, Note, Ticket, Token};
+pub use engine::Engine;
 pub use identity::{Agent, Front, Name, Permit, Requester, SessionId, TransactionId};
 pub use realm::{Pool, Realm, Translation};
 pub use refusal::{PcpResult, Refusal};

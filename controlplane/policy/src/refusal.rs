@@ -215,6 +215,9 @@ pub enum Refusal {
     /// There are as many as there may be.
     #[error("there are {0} rules, the most the box holds")]
     Full(usize),
+    /// A new rule without lifetime.
+    #[error("a rule cannot begin with lifetime 0")]
+    LifetimeZero,
     /// The lifetime cannot be made longer.
     #[error("the lifetime of rule {0} cannot be extended")]
     NotExtendable(RuleId),
@@ -277,7 +280,9 @@ impl Refusal {
             Self::NoSuchPool { .. } | Self::NotInPool { .. } | Self::NotTranslated(_) => 0x47,
             Self::NoAddress(_) => 0x48,
             Self::NoPort(_) => 0x49,
-            Self::Detached | Self::Journal | Self::Withdrawn(_) | Self::Interfaces => 0x4A,
+            Self::Detached | Self::Journal | Self::Withdrawn(_) | Self::Interfaces | Self::LifetimeZero => {
+                0x4A
+            }
             Self::Worker(result) => worker_simco(*result),
             Self::NotReserved(_)
             | Self::ReservedMismatch { .. }
@@ -327,7 +332,8 @@ impl Refusal {
             | Self::Range { .. }
             | Self::Annotation(_)
             | Self::Behaviour(_)
-            | Self::Interfaces => long(3),
+            | Self::Interfaces
+            | Self::LifetimeZero => long(3),
             Self::Detached | Self::Withdrawn(_) => short(7),
             Self::Worker(result) => short(worker_pcp(*result)),
             Self::NoAddress(_)
@@ -380,7 +386,9 @@ impl Refusal {
             | Self::ReservedVersion(_)
             | Self::ReservedParity { .. } => "reserved_mismatch",
             Self::Versions => "ip_version",
-            Self::Inconsistent(_) | Self::Behaviour(_) | Self::Annotation(_) => "inconsistent",
+            Self::Inconsistent(_) | Self::Behaviour(_) | Self::Annotation(_) | Self::LifetimeZero => {
+                "inconsistent"
+            }
             Self::InternalWildcard(_) | Self::ExternalWildcard(_) => "wildcard",
             Self::UnsupportedProtocol { .. } => "protocol",
             Self::TwiceNat => "twice_nat",
@@ -406,7 +414,7 @@ impl Refusal {
 const fn worker_simco(result: AckResult) -> u8 {
     match result {
         AckResult::NO_PORT => 0x49,
-        AckResult::TABLE_FULL => 0x42,
+        AckResult::TABLE_FULL | AckResult::LIMIT | AckResult::TOO_MANY => 0x42,
         AckResult::PORT_TAKEN | AckResult::MAPPED_ELSEWHERE => 0x50,
         AckResult::NOT_IN_POOL => 0x47,
         _ => 0x4A,
@@ -416,6 +424,7 @@ const fn worker_simco(result: AckResult) -> u8 {
 const fn worker_pcp(result: AckResult) -> u8 {
     match result {
         AckResult::NO_PORT | AckResult::TABLE_FULL => 8,
+        AckResult::LIMIT | AckResult::TOO_MANY => 10,
         AckResult::PORT_TAKEN | AckResult::MAPPED_ELSEWHERE | AckResult::NOT_IN_POOL => 11,
         _ => 7,
     }

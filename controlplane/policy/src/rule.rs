@@ -118,6 +118,8 @@ pub struct Rule {
     pub outside: Option<Grant>,
     /// Beyond RFC 5189.
     pub behaviour: Behaviour,
+    /// The remote end that locked it, with port 0 if only its address did.
+    pub locked: Option<Tuple>,
     /// What its end does to its flows.
     pub ending: Ending,
     /// The front end's.

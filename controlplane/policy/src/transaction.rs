@@ -193,9 +193,9 @@ pub enum Lock {
 pub struct Behaviour {
     /// Whether the first source shuts the others out.
     pub lock: Lock,
-    /// One connection, then the rule ends.
-    pub single: bool,
-    /// The rule ends when its connection has been closed with FINs or a reset.
+    /// Most flows at a time; 0 is no limit, 1 a single connection.
+    pub max_flows: u16,
+    /// The rule ends with the first of its connections that ends (FINs, a reset; UDP: no more packets).
     pub close_on_fin: bool,
     /// Seconds without a packet after which the rule ends; `None` is the agent's own limit.
     pub idle: Option<u32>,
