@@ -15,7 +15,7 @@ use turnpike_api::{
     PinholeState, PoolData, PoolFill, PortData, PortRange, PortRate, PortsInUse, Prefix, RouteData,
     RouteKind, StatusData, SteeringData, Timestamp, Traffic, Usage, VersionData, WorkerData, WorkerLoad,
 };
-use turnpike_policy::{Pinhole, Protocol, State};
+use turnpike_policy::former::{Pinhole, Protocol, State};
 
 /// Most reasons in the short form of the drops.
 const TOP_DROPS: usize = 10;

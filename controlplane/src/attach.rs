@@ -17,7 +17,7 @@ use turnpike_abi::layout::MAGIC;
 use turnpike_abi::stats::{Identity, InterfaceInfo};
 use turnpike_abi::table::TableKind;
 use turnpike_client::{AttachError, Attachment, LinkError, Notice, SealedTable, StatisticsView, TableError};
-use turnpike_policy::{Command, Token};
+use turnpike_policy::former::{Command, Token};
 
 /// Between two attempts.
 const AGAIN: Duration = Duration::from_millis(100);

@@ -27,7 +27,7 @@ use turnpike_abi::{Address, WorkerId};
 use turnpike_api::serve::encode_error;
 use turnpike_api::{ErrorBody, ErrorCode};
 use turnpike_client::{AttachError, Attachment};
-use turnpike_policy::{Engine, State};
+use turnpike_policy::former::{Engine, State};
 
 /// The rings have no wake-up: how often they are looked at while answers are awaited, while none are, and how
 /// often the loop runs without a dataplane.

@@ -6,7 +6,7 @@ use crate::running::Running;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use turnpike_client::StatisticsView;
-use turnpike_policy::State;
+use turnpike_policy::former::State;
 
 /// How an attempt to bring a configuration into force ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use redb::{
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use tokio::sync::mpsc::UnboundedSender;
-use turnpike_policy::{PinholeId, Record, Ticket};
+use turnpike_policy::former::{PinholeId, Record, Ticket};
 
 /// Name of the file.
 pub const FILE: &str = "journal.redb";

@@ -42,7 +42,7 @@ use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
-use turnpike_policy::{Engine, Limits};
+use turnpike_policy::former::{Engine, Limits};
 
 /// Exit code of a wrong configuration.
 const CONFIG_INVALID: u8 = 7;
@@ -99,7 +99,7 @@ enum Failure {
     #[error(transparent)]
     Journal(#[from] journal::JournalError),
     #[error("the journal contradicts itself: {0}; move it away to start without pinholes")]
-    Contradiction(turnpike_policy::Refusal),
+    Contradiction(turnpike_policy::former::Refusal),
     #[error("cannot listen at {at}: {source}; see {key}")]
     Listen { at: String, key: &'static str, source: std::io::Error },
     #[error("metrics: {0}")]

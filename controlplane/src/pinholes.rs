@@ -16,7 +16,7 @@ use turnpike_api::serve::{encode_error, encode_response};
 use turnpike_api::{
     Envelope, ErrorBody, ErrorCode, Payload, PinholeAdd, PinholeData, PinholeProtocol, Request as Asked,
 };
-use turnpike_policy::{
+use turnpike_policy::former::{
     Effect, Endpoint, External, Owner, PinholeId, Protocol, Refusal, Remote, Request, State,
 };
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use turnpike_abi::PoolId;
 use turnpike_config::{Config, NatTarget, Problems};
-use turnpike_policy::{Pool, Realm};
+use turnpike_policy::former::{Pool, Realm};
 
 /// A configuration that was read and checked.
 #[derive(Clone, Debug)]

@@ -1,232 +1,167 @@
-//! The engine's state, what may be asked of it, and the rules for what may stand beside what.
+//! The engine's state, and what may be asked of it.
 
-use crate::pinhole::{
-    Endpoint, External, Grant, Owner, Phase, Pinhole, PinholeId, Protocol, Record, Remote, Request, State,
-    Time,
-};
-use crate::steps::{Entry, Stage};
-use crate::{Ended, Realm, Refusal};
-use hashbrown::HashMap;
-use std::collections::{BTreeSet, VecDeque};
-use std::net::{IpAddr, Ipv4Addr};
-use turnpike_abi::command::{PinholeAdd, PinholeRemove, PortLease};
-use turnpike_abi::event::AckResult;
-use turnpike_abi::{Address, WorkerId, steering};
+use crate::access::Access;
+use crate::effect::{About, Audit, AuditEvent, Effect, Note, Ticket, Token};
+use crate::identity::{Agent, Requester, SessionId, TransactionId};
+use crate::index::Index;
+use crate::refusal::Refusal;
+use crate::rule::{Action, Grant, GroupId, Rule, RuleId, RuleStatus, State};
+use crate::sessions::Sessions;
+use crate::steps::{After, Batch, Entry, Stage};
+use crate::transaction::{Reply, Request};
+use crate::tuple::{Lifetime, Time, Tuple};
+use hashbrown::{HashMap, HashSet};
+use std::collections::VecDeque;
+use std::sync::Arc;
 
-/// Longest name of an owner, bytes.
-const OWNER_BYTES: usize = 64;
-
-/// How much there may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Pinholes in all.
-    pub pinholes: usize,
-    /// Pinholes of one owner.
-    pub per_owner: usize,
-    /// Longest lifetime, milliseconds.
-    pub lifetime: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { pinholes: 1 << 20, per_owner: 1 << 20, lifetime: 10 * 365 * 24 * 3600 * 1000 }
-    }
-}
-
-/// Names a note in the journal that is under way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Ticket(pub u64);
-
-/// Names a command that is under way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Token(pub u64);
-
-/// What a worker is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Command {
-    /// Open a pinhole.
-    Add(PinholeAdd),
-    /// Close it.
-    Remove(PinholeRemove),
-    /// Keep a port for a pinhole of another worker.
-    Lease(PortLease),
-    /// Take that back.
-    Release(PortLease),
-}
-
-/// What the daemon has to do, in this order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// Make the record durable, then call [`Engine::durable`], or [`Engine::not_durable`].
-    Note {
-        /// To be handed back.
-        ticket: Ticket,
-        /// What to write, in place of what is there for this id.
-        record: Record,
-    },
-    /// Delete the record.
-    Forget(PinholeId),
-    /// Send it; the worker's answer goes to [`Engine::answer`].
-    Tell {
-        /// To be handed back.
-        token: Token,
-        /// The worker.
-        worker: WorkerId,
-        /// What to tell it.
-        command: Command,
-    },
-    /// The request of this id is granted, durable and in force.
-    Granted(PinholeId),
-    /// The request of this id is refused; the id is gone or on its way out.
-    Refused(PinholeId, Refusal),
-    /// The pinhole is no longer in force (or, without dataplane, will not be installed again).
-    Ended(PinholeId, Ended),
-    /// A granted pinhole could not be installed again; it is tried anew now and then.
-    Suspended(PinholeId, Refusal),
-}
+/// Identities noted ahead, so that one that was given out is not given out again after a crash.
+const AHEAD: u32 = 1 << 18;
+/// Rules looked at in one call of [`Engine::advance`].
+const STEP: usize = 4096;
 
 /// The policy engine.
 #[derive(Debug)]
 pub struct Engine {
-    pub(crate) limits: Limits,
-    pub(crate) realm: Realm,
+    pub(crate) access: Arc<Access>,
     /// Workers of the attached dataplane.
     pub(crate) workers: Option<u8>,
-    pub(crate) entries: HashMap<PinholeId, Entry>,
-    pub(crate) by_inside: HashMap<(Protocol, Endpoint), PinholeId>,
-    pub(crate) by_external: HashMap<(Protocol, Grant), PinholeId>,
-    pub(crate) by_owner: HashMap<Owner, usize>,
-    pub(crate) due: BTreeSet<(Time, PinholeId)>,
-    pub(crate) tickets: HashMap<Ticket, PinholeId>,
-    pub(crate) tokens: HashMap<Token, PinholeId>,
+    pub(crate) entries: HashMap<RuleId, Box<Entry>>,
+    pub(crate) index: Index,
+    pub(crate) sessions: Sessions,
+    pub(crate) tickets: HashMap<Ticket, After>,
+    pub(crate) tokens: HashMap<Token, RuleId>,
+    pub(crate) batches: HashMap<u64, Batch>,
+    /// Uses of permits, until they expire.
+    pub(crate) permits: HashMap<[u8; 16], (u32, Time)>,
+    /// Requests under way.
+    pub(crate) under_way: usize,
     pub(crate) effects: VecDeque<Effect>,
-    next_id: u64,
+    names: HashSet<crate::Name>,
+    next_rule: u32,
+    next_group: u32,
+    noted: (u32, u32),
     next_handle: u64,
+    /// The next worker that reserves for nobody yet.
+    pub(crate) turn: u8,
 }
 
 impl Engine {
-    /// An engine without pinholes whose first id is `first_id`: 1, or one above the highest that was ever noted.
+    /// An engine without rules. Identities are given out from `rules` and `groups` on, which have to be as high as
+    /// the journal's last [`Note::Ids`] says.
     #[must_use]
-    pub fn new(limits: Limits, first_id: u64) -> Self {
+    pub fn new(rules: RuleId, groups: GroupId) -> Self {
         Self {
-            limits,
-            realm: Realm::default(),
+            access: Arc::default(),
             workers: None,
             entries: HashMap::new(),
-            by_inside: HashMap::new(),
-            by_external: HashMap::new(),
-            by_owner: HashMap::new(),
-            due: BTreeSet::new(),
+            index: Index::default(),
+            sessions: Sessions::default(),
             tickets: HashMap::new(),
             tokens: HashMap::new(),
+            batches: HashMap::new(),
+            permits: HashMap::new(),
+            under_way: 0,
             effects: VecDeque::new(),
-            next_id: first_id.max(1),
+            names: HashSet::new(),
+            next_rule: rules.0.max(1),
+            next_group: groups.0.max(1),
+            noted: (rules.0.max(1), groups.0.max(1)),
             next_handle: 1,
+            turn: 0,
         }
     }
 
-    /// Takes back a pinhole from the journal. For use before [`Engine::attached`].
+    /// Takes back a rule from the journal. For use before [`Engine::attached`].
     ///
     /// # Errors
-    /// [`Refusal::Duplicate`] if the id is known, [`Refusal::ExternalTaken`] or [`Refusal::InsideTaken`] if
-    /// another pinhole has one of its ends: the journal contradicts itself.
-    pub fn restore(&mut self, record: Record) -> Result<(), Refusal> {
-        let Record { pinhole, phase } = record;
-        let id = pinhole.id;
-        if id.0 == 0 || self.entries.contains_key(&id) {
-            return Err(Refusal::Duplicate(id));
+    /// [`Refusal::Inconsistent`] if its identity is known, [`Refusal::ExternalTaken`] if the rule of another inside
+    /// end has its outside end: the journal contradicts itself.
+    pub fn restore(&mut self, mut rule: Rule) -> Result<(), Refusal> {
+        if rule.id.0 == 0 || self.entries.contains_key(&rule.id) {
+            return Err(Refusal::Inconsistent("the rule's identity is there already"));
         }
-        if let Some(end) = known_end(&pinhole) {
-            self.external_free(pinhole.request.protocol, end, None)?;
+        if let Some(end) = rule.outside {
+            self.outside_free(&rule, end)?;
         }
-        let Request { protocol, inside, .. } = pinhole.request;
-        if let Some(&holder) = self.by_inside.get(&(protocol, inside)) {
-            return Err(Refusal::InsideTaken { protocol, inside, external: known_end(&pinhole), holder });
-        }
-        self.next_id = self.next_id.max(id.0.saturating_add(1));
-        let stage = if phase == Phase::Granted { Stage::Waiting } else { Stage::Parked };
-        self.insert(Entry::restored(pinhole, stage, phase));
+        rule.zone = self.one_copy(rule.zone);
+        rule.pool = rule.pool.map(|pool| self.one_copy(pool));
+        self.next_rule = self.next_rule.max(rule.id.0.saturating_add(1));
+        self.next_group = self.next_group.max(rule.group.0.saturating_add(1));
+        self.insert(Entry::restored(rule));
         Ok(())
     }
 
-    /// Asks for a pinhole. The outcome comes as [`Effect::Granted`] or [`Effect::Refused`].
-    ///
-    /// # Errors
-    /// Whatever can be refused without asking a worker.
-    pub fn add(&mut self, mut request: Request, now: Time) -> Result<PinholeId, Refusal> {
-        let workers = self.workers.ok_or(Refusal::Detached)?;
-        self.check(&request)?;
-        if let Some(end) = self.chosen_end(&request, workers)?
-            && let Some(external) = &mut request.external
-        {
-            external.address = Some(end.address);
-            external.port = Some(end.port);
-        }
-        self.conflicts(&request)?;
-        if self.entries.len() >= self.limits.pinholes {
-            return Err(Refusal::Full(self.limits.pinholes));
-        }
-        if self.by_owner.get(&request.owner).is_some_and(|&count| count >= self.limits.per_owner) {
-            return Err(Refusal::OwnerQuota { owner: request.owner, limit: self.limits.per_owner });
-        }
-        let id = PinholeId(self.next_id);
-        self.next_id += 1;
-        let expires = request.lifetime.map(|lifetime| now.after(lifetime));
-        let pinhole = Pinhole { id, request, created: now, expires, granted: None };
-        let ticket = self.ticket(id);
-        self.effects.push_back(Effect::Note {
-            ticket,
-            record: Record { pinhole: pinhole.clone(), phase: Phase::Asked },
-        });
-        self.insert(Entry::asked(pinhole, Stage::Noting(ticket)));
-        Ok(id)
+    fn one_copy(&mut self, name: crate::Name) -> crate::Name {
+        self.names.get_or_insert(name).clone()
     }
 
-    /// Removes a pinhole. The outcome comes as [`Effect::Ended`].
-    ///
-    /// # Errors
-    /// [`Refusal::NotFound`], also for one that is on its way out.
-    pub fn remove(&mut self, id: PinholeId, now: Time) -> Result<(), Refusal> {
-        match self.entries.get(&id) {
-            Some(entry) if entry.state() != State::Closing => {
-                self.leave(id, Ended::Removed, now);
-                Ok(())
-            }
-            _ => Err(Refusal::NotFound(id)),
-        }
-    }
-
-    /// Another configuration is in force at the workers: everything translated is installed again by its pools.
-    pub fn set_realm(&mut self, realm: Realm, now: Time) {
-        if self.realm == realm {
+    /// Another configuration is in force. Sessions of agents it does not have end; rules live on; what is
+    /// translated is installed again by its pools.
+    pub fn set_access(&mut self, access: Access, now: Time) {
+        if *self.access == access {
             return;
         }
-        self.realm = realm;
-        if self.workers.is_some() {
+        let moved = self.access.realm.pools != access.realm.pools;
+        self.access = Arc::new(access);
+        self.review_sessions();
+        if moved && self.workers.is_some() {
             self.reinstall(now);
         }
     }
 
-    /// Lifetimes that ran out and installations to be tried again, up to `now`.
+    /// The configuration in force.
+    #[must_use]
+    pub fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// A request. Its answer comes as one [`Effect::Reply`] under `transaction`.
+    pub fn submit(&mut self, transaction: TransactionId, by: &Requester, request: Request, now: Time) {
+        let name = request.name();
+        let about = About::of(&request);
+        let done = match request {
+            Request::Reserve(reserve) => self.reserve(transaction, by, *reserve, now).map(|()| None),
+            Request::Enable(enable) => self.enable(transaction, by, *enable, now).map(|()| None),
+            Request::RuleLifetime { rule, lifetime } => {
+                self.rule_lifetime(transaction, by, rule, lifetime, now).map(|()| None)
+            }
+            Request::GroupLifetime { group, lifetime } => {
+                self.group_lifetime(transaction, by, group, lifetime, now).map(|()| None)
+            }
+            Request::Annotate { rule, annotation } => {
+                self.annotate(transaction, by, rule, annotation, now).map(|()| None)
+            }
+            Request::RuleList(filter) => self.rule_list(by, &filter).map(Some),
+            Request::RuleStatus(rule) => self.rule_status(by, rule, now).map(Some),
+            Request::GroupList => self.group_list(by).map(Some),
+            Request::GroupStatus(group) => self.group_status(by, group, now).map(Some),
+            Request::Find(find) => self.find(by, &find, now).map(Some),
+        };
+        match done {
+            Ok(None) => {}
+            Ok(Some(reply)) => self.reply(transaction, Ok(reply)),
+            Err(why) => self.refuse(transaction, by, name, about, why, now),
+        }
+    }
+
+    /// Lifetimes that ran out, idle rules and installations to be tried again, up to `now`. A bounded step: see
+    /// [`Engine::deadline`] for whether there is more.
     pub fn advance(&mut self, now: Time) {
-        while let Some(&(time, id)) = self.due.first() {
-            if time > now {
-                break;
+        for _ in 0..STEP {
+            match self.index.first_due() {
+                Some((time, id)) if time <= now => self.due(id, now),
+                _ => break,
             }
-            self.due.pop_first();
-            let Some(entry) = self.entries.get(&id) else { continue };
-            if entry.pinhole.expires.is_some_and(|expires| expires <= now) {
-                self.leave(id, Ended::Expired, now);
-            } else if matches!(entry.stage, Stage::Suspended(retry, _) if retry <= now) {
-                self.start(id, now);
-            }
+        }
+        if self.permits.len() > 65_536 {
+            self.permits.retain(|_, (_, expires)| *expires > now);
         }
     }
 
     /// When [`Engine::advance`] has something to do next.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
-        self.due.first().map(|&(time, _)| time)
+        self.index.first_due().map(|(time, _)| time)
     }
 
     /// What is to be done, first things first. To be drained after every call.
@@ -234,18 +169,72 @@ impl Engine {
         self.effects.drain(..)
     }
 
-    /// A pinhole, how far it is, and why it is suspended if it is.
+    /// A granted rule as it stands.
     #[must_use]
-    pub fn pinhole(&self, id: PinholeId) -> Option<(&Pinhole, State, Option<&Refusal>)> {
-        self.entries.get(&id).map(Entry::view)
+    pub fn rule(&self, id: RuleId) -> Option<(&Rule, State)> {
+        self.entries
+            .get(&id)
+            .filter(|entry| entry.visible())
+            .map(|entry| (entry.granted_rule(), entry.state()))
     }
 
-    /// Every pinhole, in no order.
-    pub fn pinholes(&self) -> impl Iterator<Item = (&Pinhole, State, Option<&Refusal>)> {
-        self.entries.values().map(Entry::view)
+    /// Every granted rule, in no order.
+    pub fn rules(&self) -> impl Iterator<Item = (&Rule, State)> {
+        self.entries
+            .values()
+            .filter(|entry| entry.visible())
+            .map(|entry| (entry.granted_rule(), entry.state()))
     }
 
-    /// How many there are.
+    /// Granted rules with identities above `after`, in order, at most `limit`.
+    #[must_use]
+    pub fn page(&self, after: RuleId, limit: usize, which: impl Fn(&Rule) -> bool) -> Vec<(&Rule, State)> {
+        let mut ids: Vec<RuleId> = self
+            .entries
+            .values()
+            .filter(|entry| entry.visible() && entry.rule.id > after && which(entry.granted_rule()))
+            .map(|entry| entry.rule.id)
+            .collect();
+        if ids.len() > limit {
+            ids.select_nth_unstable(limit);
+            ids.truncate(limit);
+        }
+        ids.sort_unstable();
+        ids.into_iter().filter_map(|id| self.rule(id)).collect()
+    }
+
+    /// Owners of rules, with how many each has, in no order.
+    pub fn owners(&self) -> impl Iterator<Item = (&Agent, u32)> {
+        self.index.owners()
+    }
+
+    /// Groups with their owners, members and lifetimes, in order, from identities above `after` on.
+    #[must_use]
+    pub fn group_page(
+        &self,
+        after: GroupId,
+        limit: usize,
+        now: Time,
+    ) -> Vec<(GroupId, Agent, usize, Lifetime)> {
+        let mut page: Vec<(GroupId, Agent, usize, Lifetime)> = Vec::new();
+        for (group, id) in self.index.groups_after(after) {
+            let Some((rule, _)) = self.rule(id) else { continue };
+            let left = Lifetime::left(rule.expires, now);
+            if let Some((last, _, members, lifetime)) = page.last_mut()
+                && *last == group
+            {
+                *members += 1;
+                *lifetime = left.max(*lifetime);
+            } else if page.len() < limit {
+                page.push((group, rule.owner.clone(), 1, left));
+            } else {
+                break;
+            }
+        }
+        page
+    }
+
+    /// How many rules there are, those under way included.
     #[must_use]
     pub fn len(&self) -> usize {
         self.entries.len()
@@ -257,210 +246,172 @@ impl Engine {
         self.entries.is_empty()
     }
 
-    fn check(&self, request: &Request) -> Result<(), Refusal> {
-        let owner = request.owner.0.len();
-        if owner == 0 || owner > OWNER_BYTES {
-            return Err(Refusal::Owner(owner));
-        }
-        let Endpoint { address, port } = request.inside;
-        if port == 0 || request.external.as_ref().is_some_and(|external| external.port == Some(0)) {
-            return Err(Refusal::PortZero);
-        }
-        if !is_host(address) {
-            return Err(Refusal::NotAHost(address));
-        }
-        check_remote(&request.remote, address)?;
-        if let Some(asked) = request.lifetime
-            && !(1..=self.limits.lifetime).contains(&asked)
-        {
-            return Err(Refusal::Lifetime { asked, most: self.limits.lifetime });
-        }
-        if let Some(External { pool, address: external, .. }) = &request.external {
-            if address.is_ipv6() {
-                return Err(Refusal::NotTranslated(address));
+    /// A rule as PRS shows it.
+    #[must_use]
+    pub fn status_of(&self, id: RuleId, now: Time) -> Option<RuleStatus> {
+        let (rule, state) = self.rule(id)?;
+        let enabled = matches!(rule.action, Action::Enable { .. });
+        let outside = match rule.outside {
+            Some(Grant { address, port }) => Some(Tuple::new(address.into(), port)),
+            // A pure firewall: A2 is A0 (RFC 5189 2.3.5).
+            None if enabled && rule.pool.is_none() => rule.internal,
+            None => None,
+        };
+        Some(RuleStatus {
+            state,
+            inside: enabled.then_some(rule.external),
+            outside,
+            lifetime: Lifetime::left(rule.expires, now),
+            rule: rule.clone(),
+        })
+    }
+
+    /// Whether no other inside end has any of the outside ports from `end` on that `rule` would take.
+    pub(crate) fn outside_free(&self, rule: &Rule, end: Grant) -> Result<(), Refusal> {
+        let last = end.port.saturating_add(rule.range.saturating_sub(1));
+        for (port, id) in self.index.at_outside(end.address, rule.protocol, (end.port, last)) {
+            let Some(entry) = self.entries.get(&id).filter(|_| id != rule.id) else { continue };
+            let other = &entry.rule;
+            if u32::from(port) + u32::from(other.range) <= u32::from(end.port) {
+                continue;
             }
-            self.realm.admit(pool, *external)?;
+            let shares = match (other.internal, rule.internal, other.action) {
+                (Some(theirs), Some(ours), Action::Enable { .. }) => {
+                    let apart = i32::from(theirs.port) - i32::from(ours.port);
+                    theirs.address == ours.address && apart == i32::from(port) - i32::from(end.port)
+                }
+                _ => false,
+            };
+            if !shares {
+                let outside = Grant { address: end.address, port };
+                return Err(Refusal::ExternalTaken { protocol: rule.protocol, outside, holder: id });
+            }
         }
         Ok(())
     }
 
-    /// The external end where it is known before a worker is asked: both parts given, or the port given and
-    /// in a block of another worker, so that its lease needs an address.
-    fn chosen_end(&self, request: &Request, workers: u8) -> Result<Option<Grant>, Refusal> {
-        let Some(External { pool, address, port: Some(port) }) = &request.external else { return Ok(None) };
-        let inside = Address::from(request.inside.address);
-        let address = match address {
-            Some(address) => *address,
-            None if steering::owner_of_port(*port, workers) == steering::owner_of_inside(inside, workers) => {
-                return Ok(None);
-            }
-            None => self.address_for(request.inside.address, pool)?,
-        };
-        Ok(Some(Grant { address, port: *port }))
+    pub(crate) fn insert(&mut self, mut entry: Entry) {
+        self.index.insert(&mut entry.rule);
+        let id = entry.rule.id;
+        self.entries.insert(id, Box::new(entry));
+        self.schedule(id);
     }
 
-    /// The pool address for an inside host whose worker is not the one to choose: the one its other pinholes
-    /// have (RFC 4787 REQ-2, paired), else by its own address.
-    fn address_for(&self, inside: IpAddr, pool: &str) -> Result<Ipv4Addr, Refusal> {
-        let same = |entry: &&Entry| {
-            let request = &entry.pinhole.request;
-            request.inside.address == inside
-                && request.external.as_ref().is_some_and(|external| external.pool == pool)
-        };
-        let other = self.entries.values().filter(same).filter_map(|entry| entry.pinhole.granted).min();
-        if let Some(grant) = other {
-            return Ok(grant.address);
-        }
-        let index = match inside {
-            IpAddr::V4(v4) => u64::from(u32::from(v4)),
-            IpAddr::V6(_) => 0,
-        };
-        self.realm
-            .pool(pool)
-            .and_then(|pool| pool.address_at(index))
-            .ok_or_else(|| Refusal::NoSuchPool { pool: pool.to_owned(), known: Vec::new() })
-    }
-
-    /// What stands beside what: an external end belongs to one inside end, and an inside end has one pinhole
-    /// (with endpoint-independent mapping its second one could only have the same external end, and a binding
-    /// in the worker has one filter).
-    fn conflicts(&self, request: &Request) -> Result<(), Refusal> {
-        if let Some(end) = request.external.as_ref().and_then(full) {
-            self.external_free(request.protocol, end, None)?;
-        }
-        let Some(&holder) = self.by_inside.get(&(request.protocol, request.inside)) else { return Ok(()) };
-        let Some(other) = self.entries.get(&holder) else { return Ok(()) };
-        let theirs = &other.pinhole.request;
-        let same = theirs.external.as_ref().map(|external| &external.pool)
-            == request.external.as_ref().map(|external| &external.pool)
-            && theirs.remote == request.remote
-            && other.state() != State::Closing;
-        Err(if same {
-            Refusal::Duplicate(holder)
-        } else {
-            Refusal::InsideTaken {
-                protocol: request.protocol,
-                inside: request.inside,
-                external: known_end(&other.pinhole),
-                holder,
-            }
-        })
-    }
-
-    /// Whether the external `end` is free, or belongs to `id` already.
-    pub(crate) fn external_free(
-        &self,
-        protocol: Protocol,
-        end: Grant,
-        id: Option<PinholeId>,
-    ) -> Result<(), Refusal> {
-        match self.by_external.get(&(protocol, end)) {
-            Some(&holder) if Some(holder) != id => {
-                Err(Refusal::ExternalTaken { protocol, external: end, holder })
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn insert(&mut self, entry: Entry) {
-        let Pinhole { id, request, expires, .. } = &entry.pinhole;
-        let id = *id;
-        self.by_inside.insert((request.protocol, request.inside), id);
-        *self.by_owner.entry(request.owner.clone()).or_default() += 1;
-        if let Some(end) = known_end(&entry.pinhole) {
-            self.by_external.insert((request.protocol, end), id);
-        }
-        if let Some(expires) = expires {
-            self.due.insert((*expires, id));
-        }
-        self.entries.insert(id, entry);
-    }
-
-    /// Takes an entry out of every index.
-    pub(crate) fn take(&mut self, id: PinholeId) -> Option<Entry> {
+    pub(crate) fn take(&mut self, id: RuleId) -> Option<Box<Entry>> {
         let entry = self.entries.remove(&id)?;
-        let request = &entry.pinhole.request;
-        self.by_inside.remove(&(request.protocol, request.inside));
-        if let Some(end) = known_end(&entry.pinhole) {
-            self.by_external.remove(&(request.protocol, end));
-        }
-        if let Some(count) = self.by_owner.get_mut(&request.owner) {
-            *count -= 1;
-            if *count == 0 {
-                self.by_owner.remove(&request.owner);
-            }
-        }
-        if let Some(expires) = entry.pinhole.expires {
-            self.due.remove(&(expires, id));
-        }
-        if let Stage::Suspended(retry, _) = entry.stage {
-            self.due.remove(&(retry, id));
-        }
+        self.index.schedule(id, entry.due, None);
+        self.index.remove(&entry.rule);
         Some(entry)
     }
 
-    /// Ids of the entries that match, oldest first.
-    pub(crate) fn in_order(&self, which: impl Fn(&Entry) -> bool) -> Vec<PinholeId> {
-        let mut ids: Vec<PinholeId> =
-            self.entries.values().filter(|entry| which(entry)).map(|entry| entry.pinhole.id).collect();
-        ids.sort_unstable();
-        ids
+    /// The identity of a new rule, and of its group if it is to have its own.
+    pub(crate) fn next_ids(&mut self, group: Option<GroupId>) -> (RuleId, GroupId) {
+        while self.next_rule == 0 || self.entries.contains_key(&RuleId(self.next_rule)) {
+            self.next_rule = self.next_rule.wrapping_add(1);
+        }
+        let rule = RuleId(self.next_rule);
+        self.next_rule = self.next_rule.wrapping_add(1);
+        let group = group.unwrap_or_else(|| {
+            while self.next_group == 0 || self.index.members(GroupId(self.next_group)).next().is_some() {
+                self.next_group = self.next_group.wrapping_add(1);
+            }
+            let group = GroupId(self.next_group);
+            self.next_group = self.next_group.wrapping_add(1);
+            group
+        });
+        self.note_ids();
+        (rule, group)
     }
 
-    fn handle(&mut self) -> u64 {
+    /// Notes identities ahead of their use: at the start, and when half of what was noted is used.
+    pub fn note_ids(&mut self) {
+        let used =
+            |next: u32, noted: u32| noted.wrapping_sub(next) < AHEAD / 2 || noted.wrapping_sub(next) > AHEAD;
+        if used(self.next_rule, self.noted.0) || used(self.next_group, self.noted.1) {
+            self.noted = (self.next_rule.wrapping_add(AHEAD), self.next_group.wrapping_add(AHEAD));
+            let ids = Note::Ids { rules: RuleId(self.noted.0), groups: GroupId(self.noted.1) };
+            self.note(vec![ids], After::Nothing);
+        }
+    }
+
+    pub(crate) fn handle(&mut self) -> u64 {
         let handle = self.next_handle;
         self.next_handle += 1;
         handle
     }
 
-    pub(crate) fn ticket(&mut self, id: PinholeId) -> Ticket {
+    pub(crate) fn note(&mut self, notes: Vec<Note>, after: After) -> Ticket {
         let ticket = Ticket(self.handle());
-        self.tickets.insert(ticket, id);
+        self.tickets.insert(ticket, after);
+        self.effects.push_back(Effect::Note { ticket, notes });
         ticket
     }
 
-    pub(crate) fn tell(&mut self, id: PinholeId, worker: WorkerId, command: Command) -> Token {
-        let token = Token(self.handle());
-        self.tokens.insert(token, id);
-        self.effects.push_back(Effect::Tell { token, worker, command });
-        token
+    pub(crate) fn reply(&mut self, transaction: TransactionId, result: Result<Reply, Refusal>) {
+        self.effects.push_back(Effect::Reply { transaction, result });
+    }
+
+    pub(crate) fn audit(&mut self, time: Time, event: AuditEvent) {
+        self.effects.push_back(Effect::Audit(Box::new(Audit { time, event })));
+    }
+
+    pub(crate) fn refuse(
+        &mut self,
+        transaction: TransactionId,
+        by: &Requester,
+        name: &'static str,
+        about: About,
+        why: Refusal,
+        now: Time,
+    ) {
+        self.reply(transaction, Err(why.clone()));
+        let event =
+            AuditEvent::Refused { by: by.agent.clone(), transaction: name, about: Box::new(about), why };
+        self.audit(now, event);
+    }
+
+    /// Whether a session is open.
+    #[must_use]
+    pub fn has_session(&self, session: SessionId) -> bool {
+        self.sessions.agent(session).is_some()
+    }
+
+    /// Rules on their way to a worker or to the journal.
+    #[must_use]
+    pub const fn under_way(&self) -> usize {
+        self.under_way
+    }
+
+    /// Whether a granted rule waits to be installed.
+    pub(crate) fn waits(entry: &Entry) -> bool {
+        entry.stage == Stage::Waiting
     }
 }
 
-/// The external end if it is granted or was asked for in full.
-pub(crate) fn known_end(pinhole: &Pinhole) -> Option<Grant> {
-    pinhole.granted.or_else(|| pinhole.request.external.as_ref().and_then(full))
-}
-
-fn full(external: &External) -> Option<Grant> {
-    Some(Grant { address: external.address?, port: external.port? })
-}
-
-fn is_host(address: IpAddr) -> bool {
-    let link_local = match address {
-        IpAddr::V4(v4) => v4.is_broadcast() || v4.is_link_local() || v4.octets()[0] == 0,
-        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.to_ipv4_mapped().is_some(),
-    };
-    !(link_local || address.is_unspecified() || address.is_loopback() || address.is_multicast())
-}
-
-fn check_remote(remote: &Remote, inside: IpAddr) -> Result<(), Refusal> {
-    let bad = |why| {
-        Err(Refusal::Remote { address: remote.address, length: remote.length, ports: remote.ports, why })
-    };
-    if remote.address.is_ipv4() != inside.is_ipv4() {
-        return bad("it is of another address family than the inside end");
+impl About {
+    fn of(request: &Request) -> Self {
+        let mut about = Self::default();
+        match request {
+            Request::Reserve(reserve) => {
+                about.group = reserve.group;
+                about.zone.clone_from(&reserve.zone);
+                about.internal = reserve.internal.map(|internal| (reserve.protocol, internal));
+            }
+            Request::Enable(enable) => {
+                about.rule = enable.reserved;
+                about.group = enable.group;
+                about.zone.clone_from(&enable.zone);
+                about.internal = Some((enable.protocol, enable.internal));
+                about.external = Some(enable.external);
+            }
+            Request::RuleLifetime { rule, .. }
+            | Request::RuleStatus(rule)
+            | Request::Annotate { rule, .. } => {
+                about.rule = Some(*rule);
+            }
+            Request::GroupLifetime { group, .. } | Request::GroupStatus(group) => about.group = Some(*group),
+            Request::RuleList(_) | Request::GroupList | Request::Find(_) => {}
+        }
+        about
     }
-    if remote.prefix().is_none() {
-        return bad("the prefix is longer than the address");
-    }
-    if remote.ports.0 > remote.ports.1 {
-        return bad("the first port is higher than the last");
-    }
-    Ok(())
-}
-
-/// A worker's refusal as ours.
-pub(crate) fn refused(result: AckResult) -> Refusal {
-    Refusal::Worker(result)
 }

@@ -1,101 +1,261 @@
-//! How a pinhole gets from one stage to the next.
+//! How a rule gets from one stage to the next.
 
-use crate::engine::{Command, Effect, Engine, Ticket, Token, known_end, refused};
-use crate::pinhole::{Grant, Phase, Pinhole, PinholeId, Record, State, Time};
-use crate::{Ended, Refusal};
-use std::net::IpAddr;
-use turnpike_abi::command::{PinholeAdd, PinholeRemove, PortLease};
+use crate::effect::{About, AuditEvent, Command, Effect, Note, Ticket, Token};
+use crate::engine::Engine;
+use crate::identity::{Agent, Requester, SessionId, TransactionId};
+use crate::refusal::Refusal;
+use crate::rule::{Action, Ended, Event, Grant, Rule, RuleId, State};
+use crate::transaction::{Ending, Reply};
+use crate::tuple::{Lifetime, Time, Tuple};
+use std::net::Ipv4Addr;
+use turnpike_abi::WorkerId;
+use turnpike_abi::command::PortLease;
 use turnpike_abi::event::{Ack, AckResult};
-use turnpike_abi::{Address, PoolId, WorkerId, steering};
 
-/// Milliseconds until a suspended pinhole is tried again.
+/// Milliseconds until a suspended rule is tried again.
 const RETRY: u64 = 5_000;
+/// Other ports asked for when a worker gave one that belongs to a rule which is not installed yet.
+const TRIES: u8 = 8;
 
-/// Where a pinhole stands and what it waits for.
+/// Where a rule stands and what it waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
-    /// The journal, before anything is sent.
-    Noting(Ticket),
     /// A dataplane to install it in. Granted.
     Waiting,
-    /// The worker that has the port's block.
+    /// The worker that has the outside ports.
     Leasing(Token),
-    /// The inside host's worker.
+    /// The worker that is to have it.
     Adding(Token),
-    /// The inside host's worker, which had the id with other content.
+    /// The worker that had its identity with other content.
     Replacing(Token),
-    /// The journal, to hold the grant.
+    /// The reservation's worker, which is to have it back after its PER was refused.
+    Restoring(Token),
+    /// The journal, before its owner is answered.
     Confirming(Ticket),
     /// Nothing: in force.
     Active,
     /// The time to try again. Granted.
     Suspended(Time, Refusal),
-    /// The journal, before it is taken away.
-    Parting(Ticket),
-    /// The inside host's worker, to take it away.
-    Removing(Token),
-    /// The worker that leased the port.
-    Releasing(Token),
-    /// A dataplane to be taken from.
-    Parked,
+    /// The journal and the worker, to be rid of it.
+    Ending {
+        /// Until the journal has forgotten it.
+        ticket: Option<Ticket>,
+        /// Until the worker has.
+        token: Option<Token>,
+    },
+    /// The worker, to be rid of what was not granted.
+    Withdrawing(Token),
 }
 
-/// A pinhole under the engine's care.
+/// A wish for A2 that a worker has to fulfil.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wish {
+    pub(crate) address: Option<Ipv4Addr>,
+    pub(crate) port: Option<u16>,
+    pub(crate) strict: bool,
+}
+
+impl Wish {
+    pub(crate) fn is(&self, end: Grant) -> bool {
+        self.address.is_none_or(|address| address == end.address)
+            && self.port.is_none_or(|port| port == end.port)
+    }
+}
+
+/// A request that waits for its rule.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    pub(crate) transaction: TransactionId,
+    pub(crate) name: &'static str,
+    pub(crate) by: Agent,
+    pub(crate) session: Option<SessionId>,
+    /// The reservation it takes the place of, which stays if it fails.
+    pub(crate) before: Option<Box<Rule>>,
+    pub(crate) wish: Option<Wish>,
+    /// Grant another outside end if this one cannot be had.
+    pub(crate) fallback: bool,
+    pub(crate) durable: bool,
+    pub(crate) tries: u8,
+}
+
+impl Asked {
+    pub(crate) fn new(transaction: TransactionId, name: &'static str, by: &Requester, durable: bool) -> Self {
+        Self {
+            transaction,
+            name,
+            by: by.agent.clone(),
+            session: by.session,
+            before: None,
+            wish: None,
+            fallback: false,
+            durable,
+            tries: 0,
+        }
+    }
+}
+
+/// Why a rule has to go.
+#[derive(Clone, Debug)]
+pub(crate) struct Leaving {
+    pub(crate) why: Ended,
+    pub(crate) by: Option<Agent>,
+    pub(crate) batch: Option<u64>,
+}
+
+/// A rule under the engine's care.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
-    pub(crate) pinhole: Pinhole,
+    pub(crate) rule: Rule,
     pub(crate) stage: Stage,
-    /// Its owner was told that it is granted.
-    answered: bool,
-    /// It is to go as soon as its stage allows.
-    leaving: Option<Ended>,
-    /// Its owner was told that it ended, or never heard of it.
-    ended: bool,
-    /// The worker had its id with other content once since it was last started.
+    /// Its owner was told that it is granted; so far as `asked` has a reservation before it, that was.
+    pub(crate) granted: bool,
+    pub(crate) asked: Option<Box<Asked>>,
+    pub(crate) leaving: Option<Box<Leaving>>,
+    /// The worker had its identity with other content once since it was last started.
     replaced: bool,
+    /// Its outside ports are leased from another worker.
+    pub(crate) leased: bool,
     /// What was installed was so by another configuration, or in another dataplane.
     stale: bool,
+    /// Its owner was told that it ends soon.
+    pub(crate) noticed: bool,
+    /// When packets were last known to pass, if it has an idle time.
+    pub(crate) last_packet: Option<Time>,
+    /// When to look at it next, as the index has it.
+    pub(crate) due: Option<Time>,
 }
 
 impl Entry {
-    pub(crate) fn asked(pinhole: Pinhole, stage: Stage) -> Self {
-        Self { pinhole, stage, answered: false, leaving: None, ended: false, replaced: false, stale: false }
+    pub(crate) fn asked(rule: Rule, asked: Asked) -> Self {
+        Self { granted: false, asked: Some(Box::new(asked)), ..Self::restored(rule) }
     }
 
-    pub(crate) fn restored(pinhole: Pinhole, stage: Stage, phase: Phase) -> Self {
-        let granted = phase == Phase::Granted;
-        let leaving = (!granted).then_some(Ended::Abandoned);
-        Self { pinhole, stage, answered: granted, leaving, ended: !granted, replaced: false, stale: false }
+    pub(crate) fn restored(rule: Rule) -> Self {
+        Self {
+            rule,
+            stage: Stage::Waiting,
+            granted: true,
+            asked: None,
+            leaving: None,
+            replaced: false,
+            leased: false,
+            stale: false,
+            noticed: false,
+            last_packet: None,
+            due: None,
+        }
+    }
+
+    /// Whether agents know of it.
+    pub(crate) fn visible(&self) -> bool {
+        self.granted && self.leaving.is_none()
+    }
+
+    /// Whether a PER is taking a reservation's place.
+    pub(crate) fn upgrading(&self) -> bool {
+        self.asked.as_ref().is_some_and(|asked| asked.before.is_some())
+    }
+
+    /// The rule as agents know it.
+    pub(crate) fn granted_rule(&self) -> &Rule {
+        self.asked.as_ref().and_then(|asked| asked.before.as_deref()).unwrap_or(&self.rule)
+    }
+
+    pub(crate) fn granted_rule_mut(&mut self) -> &mut Rule {
+        match &mut self.asked {
+            Some(asked) => asked.before.as_deref_mut().unwrap_or(&mut self.rule),
+            None => &mut self.rule,
+        }
     }
 
     pub(crate) fn state(&self) -> State {
         match self.stage {
-            Stage::Parting(_) | Stage::Removing(_) | Stage::Releasing(_) | Stage::Parked => State::Closing,
             _ if self.leaving.is_some() => State::Closing,
+            Stage::Ending { .. } | Stage::Withdrawing(_) => State::Closing,
             Stage::Active => State::Active,
+            _ if self.upgrading() => State::Active,
             Stage::Suspended(..) => State::Suspended,
             _ => State::Pending,
         }
     }
 
-    pub(crate) fn view(&self) -> (&Pinhole, State, Option<&Refusal>) {
-        let why = match &self.stage {
-            Stage::Suspended(_, why) => Some(why),
+    pub(crate) fn settled(&self) -> bool {
+        matches!(self.stage, Stage::Waiting | Stage::Active | Stage::Suspended(..))
+    }
+
+    fn next_due(&self, notice: u64) -> Option<Time> {
+        if self.leaving.is_some() || !self.granted || self.asked.is_some() {
+            return None;
+        }
+        let rule = self.granted_rule();
+        let noticed = if notice > 0 && !self.noticed {
+            // Only for rules that live long enough for it to be of use.
+            rule.expires
+                .filter(|expires| rule.created.until(*expires) > notice * 2)
+                .map(|expires| Time(expires.0.saturating_sub(notice)))
+        } else {
+            None
+        };
+        let idle = rule
+            .behaviour
+            .idle
+            .map(|seconds| self.last_packet.unwrap_or(rule.created).after(u64::from(seconds) * 1000));
+        let retry = match self.stage {
+            Stage::Suspended(retry, _) => Some(retry),
             _ => None,
         };
-        (&self.pinhole, self.state(), why)
+        [rule.expires, noticed, idle, retry].into_iter().flatten().min()
     }
 }
 
+/// What follows when the journal has a note.
+#[derive(Clone, Debug)]
+pub(crate) enum After {
+    /// The rule is granted.
+    Grant(RuleId),
+    /// The lifetimes of rules are changed; their former ends, should it fail.
+    Change(Box<Change>),
+    /// The rule is forgotten.
+    Forget(RuleId),
+    /// Nothing.
+    Nothing,
+}
+
+/// A change of lifetimes, or of words, on its way to the journal.
+#[derive(Clone, Debug)]
+pub(crate) struct Change {
+    pub(crate) transaction: TransactionId,
+    pub(crate) name: &'static str,
+    pub(crate) by: Requester,
+    pub(crate) owner: Agent,
+    pub(crate) lifetime: Lifetime,
+    /// What others hear; nothing of words.
+    pub(crate) event: Option<Event>,
+    /// Rules with their ends before and now.
+    pub(crate) rules: Vec<(RuleId, Option<Time>, Option<Time>)>,
+}
+
+/// Rules that end together, and who waits for it.
+#[derive(Clone, Debug)]
+pub(crate) struct Batch {
+    pub(crate) left: usize,
+    pub(crate) transaction: TransactionId,
+    pub(crate) session: Option<SessionId>,
+    pub(crate) owner: Agent,
+    pub(crate) event: Event,
+    pub(crate) failed: bool,
+}
+
 impl Engine {
-    /// A dataplane with `workers` workers is attached and has taken the policy table: everything is
-    /// withdrawn from it or installed in it again.
-    pub fn attached(&mut self, workers: u8, now: Time) {
-        self.workers = Some(workers);
-        for id in self.in_order(|entry| entry.stage == Stage::Parked) {
-            self.withdraw(id, now);
-        }
-        for id in self.in_order(|entry| entry.stage == Stage::Waiting) {
+    /// A dataplane with `workers` workers is attached and has taken the policy table. New rules can be made; those
+    /// that were granted wait for [`Engine::walked`], so that what is there already is left alone.
+    pub fn attached(&mut self, workers: u8) {
+        self.workers = Some(workers.max(1));
+    }
+
+    /// Everything a worker has was reported by [`Engine::found`]: what is missing is installed.
+    pub fn walked(&mut self, now: Time) {
+        for id in self.in_order(Self::waits) {
             self.start(id, now);
         }
     }
@@ -104,77 +264,85 @@ impl Engine {
     pub fn detached(&mut self, now: Time) {
         self.workers = None;
         self.tokens.clear();
-        for id in self.in_order(|_| true) {
+        for id in self.in_order(|entry| entry.stage != Stage::Waiting) {
             let Some(entry) = self.entries.get_mut(&id) else { continue };
-            match &entry.stage {
-                Stage::Active => entry.stage = Stage::Waiting,
-                Stage::Suspended(retry, _) => {
-                    let retry = *retry;
+            entry.leased = false;
+            match &mut entry.stage {
+                Stage::Active | Stage::Suspended(..) => {
                     entry.stage = Stage::Waiting;
-                    self.due.remove(&(retry, id));
+                    self.schedule(id);
                 }
-                Stage::Leasing(_) | Stage::Adding(_) | Stage::Replacing(_) if entry.answered => {
-                    entry.stage = Stage::Waiting;
-                    self.leave_if_due(id, now);
+                Stage::Leasing(_) | Stage::Adding(_) | Stage::Replacing(_) | Stage::Restoring(_) => {
+                    if entry.asked.is_some() {
+                        self.fail_request(id, Refusal::Detached, now);
+                    }
+                    if let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.granted) {
+                        entry.stage = Stage::Waiting;
+                        self.leave_if_due(id, now);
+                    } else {
+                        self.take(id);
+                    }
                 }
-                Stage::Leasing(_) | Stage::Adding(_) | Stage::Replacing(_) => {
-                    entry.stage = Stage::Parked;
-                    self.refuse(id, Refusal::Detached);
+                Stage::Withdrawing(_) => {
+                    self.take(id);
                 }
-                Stage::Removing(_) | Stage::Releasing(_) => {
-                    entry.stage = Stage::Parked;
-                    self.tell_end(id);
+                Stage::Ending { token, .. } => {
+                    *token = None;
+                    self.end_if_done(id, now);
                 }
                 // The next dataplane may be there before the note is on disk.
                 Stage::Confirming(_) => entry.stale = true,
-                Stage::Noting(_) | Stage::Waiting | Stage::Parting(_) | Stage::Parked => {}
+                Stage::Waiting => {}
             }
         }
     }
 
     /// The journal holds the note of `ticket`.
     pub fn durable(&mut self, ticket: Ticket, now: Time) {
-        let Some(id) = self.tickets.remove(&ticket) else { return };
-        let attached = self.workers.is_some();
-        let Some(entry) = self.entries.get_mut(&id) else { return };
-        match entry.stage {
-            Stage::Noting(_) => match entry.leaving {
-                Some(why) => {
-                    self.refuse(id, Refusal::Withdrawn(why));
-                    self.forget(id);
-                }
-                None if attached => self.start(id, now),
-                None => {
-                    self.refuse(id, Refusal::Detached);
-                    self.forget(id);
-                }
-            },
-            Stage::Confirming(_) => {
-                entry.answered = true;
-                self.effects.push_back(Effect::Granted(id));
-                self.activate(id, now);
-            }
-            Stage::Parting(_) => self.withdraw(id, now),
-            _ => {}
+        match self.tickets.remove(&ticket) {
+            Some(After::Grant(id)) => self.confirmed(id, now),
+            Some(After::Change(change)) => self.changed(*change, now),
+            Some(After::Forget(id)) => self.forgotten(id, now),
+            Some(After::Nothing) | None => {}
         }
     }
 
     /// The journal could not be written.
     pub fn not_durable(&mut self, ticket: Ticket, now: Time) {
-        let Some(id) = self.tickets.remove(&ticket) else { return };
-        let Some(entry) = self.entries.get(&id) else { return };
-        match entry.stage {
-            Stage::Noting(_) => {
-                self.refuse(id, Refusal::Journal);
-                self.forget(id);
+        match self.tickets.remove(&ticket) {
+            Some(After::Grant(id)) => {
+                let confirming =
+                    self.entries.get(&id).is_some_and(|entry| entry.stage == Stage::Confirming(ticket));
+                if confirming {
+                    self.fail(id, Refusal::Journal, true, now);
+                }
             }
-            Stage::Confirming(_) => {
-                self.refuse(id, Refusal::Journal);
-                self.withdraw(id, now);
+            Some(After::Change(change)) => {
+                for &(id, before, now_is) in &change.rules {
+                    if let Some(entry) = self.entries.get_mut(&id)
+                        && entry.granted_rule().expires == now_is
+                    {
+                        entry.granted_rule_mut().expires = before;
+                        self.schedule(id);
+                    }
+                }
+                self.refuse(
+                    change.transaction,
+                    &change.by,
+                    change.name,
+                    About { rule: change.rules.first().map(|rule| rule.0), ..About::default() },
+                    Refusal::Journal,
+                    now,
+                );
             }
             // Better gone now and back after a crash than here against its owner's word.
-            Stage::Parting(_) => self.withdraw(id, now),
-            _ => {}
+            Some(After::Forget(id)) => {
+                if let Some(batch) = self.batch_of(id) {
+                    batch.failed = true;
+                }
+                self.forgotten(id, now);
+            }
+            Some(After::Nothing) | None => {}
         }
     }
 
@@ -183,150 +351,184 @@ impl Engine {
         let Some(id) = self.tokens.remove(&token) else { return };
         let Some(entry) = self.entries.get_mut(&id) else { return };
         let ok = ack.result == AckResult::OK;
-        match entry.stage {
-            Stage::Leasing(_) if ok => self.send_add(id, now),
-            Stage::Leasing(_) => self.fail(id, refused(ack.result), now),
+        let asked = entry.asked.is_some();
+        match &mut entry.stage {
+            Stage::Leasing(waits) if *waits == token => {
+                if ok {
+                    entry.leased = true;
+                    self.send_install(id, true, now)
+                } else {
+                    self.fail(id, Refusal::Worker(ack.result), false, now)
+                }
+            }
             // It was sent under the pool numbers of another configuration: taken back, and sent again.
-            Stage::Adding(_) if entry.stale && !entry.answered => self.take_back(id),
-            Stage::Adding(_) if ok => self.installed(id, ack, now),
-            // What the worker has under this id is from before a reload or a restart.
-            Stage::Adding(_) if ack.result == AckResult::CONFLICT && entry.answered && !entry.replaced => {
-                entry.replaced = true;
-                self.take_back(id);
+            Stage::Adding(waits) if *waits == token && entry.stale && !asked => self.take_back(id),
+            Stage::Adding(waits) if *waits == token => match ack.result {
+                AckResult::OK => self.installed(id, ack, now),
+                // What the worker has under this identity is from before a reload or a restart.
+                AckResult::CONFLICT if !asked && !entry.replaced => {
+                    entry.replaced = true;
+                    self.take_back(id);
+                }
+                result => self.fail(id, Refusal::Worker(result), false, now),
+            },
+            Stage::Replacing(waits) if *waits == token => self.begin(id, now),
+            Stage::Restoring(waits) if *waits == token => {
+                if ok {
+                    self.settle(id, now)
+                } else {
+                    self.suspend(id, Refusal::Worker(ack.result), now)
+                }
             }
-            Stage::Adding(_) => self.fail(id, refused(ack.result), now),
-            Stage::Replacing(_) => self.begin(id, now),
-            Stage::Removing(_) => {
-                self.tell_end(id);
-                self.release(id);
+            Stage::Ending { token: waits, .. } if *waits == Some(token) => {
+                *waits = None;
+                self.end_if_done(id, now);
             }
-            Stage::Releasing(_) => self.forget(id),
+            Stage::Withdrawing(waits) if *waits == token => self.withdrawn(id, now),
             _ => {}
         }
     }
 
-    /// Has the inside host's worker forget the pinhole, to begin again.
-    fn take_back(&mut self, id: PinholeId) {
-        if let Some(worker) = self.owner(id) {
-            let token = self.tell(
-                id,
-                worker,
-                Command::Remove(PinholeRemove { id: id.0, ..PinholeRemove::default() }),
-            );
-            self.set(id, Stage::Replacing(token));
-        }
-    }
-
-    /// Installs a pinhole in the workers.
-    pub(crate) fn start(&mut self, id: PinholeId, now: Time) {
+    /// Installs a rule that was granted.
+    pub(crate) fn start(&mut self, id: RuleId, now: Time) {
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.replaced = false;
             entry.stale = false;
-            if let Stage::Suspended(retry, _) = entry.stage {
-                entry.stage = Stage::Waiting;
-                self.due.remove(&(retry, id));
-            }
         }
         self.begin(id, now);
     }
 
-    fn begin(&mut self, id: PinholeId, now: Time) {
-        match self.lease(id) {
+    /// Sets a rule on its way to the workers.
+    pub(crate) fn begin(&mut self, id: RuleId, now: Time) {
+        match self.lease_for(id) {
             Ok(Some((worker, lease))) => {
                 let token = self.tell(id, worker, Command::Lease(lease));
                 self.set(id, Stage::Leasing(token));
             }
-            Ok(None) => self.send_add(id, now),
+            Ok(None) => self.send_install(id, false, now),
             Err(why) => {
                 // Its pool is gone: nobody waits for the answer to this.
-                if let Some(worker) = self.owner(id) {
-                    self.tell(
-                        id,
-                        worker,
-                        Command::Remove(PinholeRemove { id: id.0, ..PinholeRemove::default() }),
-                    );
+                if let Some((worker, command)) = self.removal(id, Ending::Cut) {
+                    self.tell(id, worker, command);
                 }
-                self.fail(id, why, now);
+                self.fail(id, why, false, now);
             }
         }
     }
 
-    fn send_add(&mut self, id: PinholeId, now: Time) {
-        if self.entries.get(&id).is_some_and(|entry| entry.leaving.is_some() && entry.answered) {
-            self.set(id, Stage::Waiting);
-            self.leave_if_due(id, now);
-            return;
-        }
-        let (Some(worker), Some(entry)) = (self.owner(id), self.entries.get(&id)) else { return };
-        let request = &entry.pinhole.request;
-        let pool = match self.pool_of(&entry.pinhole) {
-            Ok(pool) => pool,
-            Err(why) => return self.fail(id, why, now),
-        };
-        let (address, port) = match (entry.pinhole.granted, &request.external) {
-            (Some(grant), _) => (Some(grant.address), Some(grant.port)),
-            (None, Some(external)) => (external.address, external.port),
-            (None, None) => (None, None),
-        };
-        let leased = matches!(self.lease(id), Ok(Some(_)));
-        let body = PinholeAdd {
-            id: id.0,
-            inside: request.inside.address.into(),
-            external: address.map_or(Address::UNSPECIFIED, Address::from),
-            remote: request.remote.prefix().unwrap_or_default(),
-            inside_port: request.inside.port,
-            external_port: port.unwrap_or(0),
-            remote_port_first: request.remote.ports.0,
-            remote_port_last: request.remote.ports.1,
-            pool: pool.unwrap_or_default(),
-            protocol: request.protocol.number(),
-            flags: if pool.is_some() { PinholeAdd::POOL } else { 0 }
-                | if leased { PinholeAdd::LEASED } else { 0 },
-            ..PinholeAdd::default()
-        };
-        let token = self.tell(id, worker, Command::Add(body));
-        if let Some(entry) = self.entries.get_mut(&id) {
-            entry.stage = Stage::Adding(token);
-            entry.stale = false;
+    fn send_install(&mut self, id: RuleId, leased: bool, now: Time) {
+        match self.installation(id, leased) {
+            Ok(Some((worker, command))) => {
+                let token = self.tell(id, worker, command);
+                self.set(id, Stage::Adding(token));
+                if let Some(entry) = self.entries.get_mut(&id) {
+                    entry.stale = false;
+                }
+            }
+            // A reservation of a pure firewall, or of a whole address, holds nothing in a worker.
+            Ok(None) => self.in_place(id, now),
+            Err(why) => self.fail(id, why, false, now),
         }
     }
 
-    /// The worker has the pinhole.
-    fn installed(&mut self, id: PinholeId, ack: Ack, now: Time) {
-        let Some(entry) = self.entries.get_mut(&id) else { return };
-        let request = &entry.pinhole.request;
-        let protocol = request.protocol;
-        let end = match (&request.external, ack.external.to_v4()) {
+    /// The worker has it.
+    fn installed(&mut self, id: RuleId, ack: Ack, now: Time) {
+        let Some(entry) = self.entries.get(&id) else { return };
+        let rule = &entry.rule;
+        let end = match (&rule.pool, ack.external.to_v4()) {
             (None, _) => None,
-            (Some(_), Some(address)) if ack.external_port != 0 => {
+            (Some(_), Some(address)) if ack.external_port != 0 || !rule.protocol.has_ports() => {
                 Some(Grant { address: address.into(), port: ack.external_port })
             }
             // An answer without an end is no answer.
-            (Some(_), _) => return self.reject_grant(id, Refusal::Worker(ack.result), now),
+            (Some(_), _) => return self.fail(id, Refusal::Worker(ack.result), true, now),
         };
-        if entry.answered && entry.pinhole.granted == end {
-            return self.activate(id, now);
-        }
-        if let Some(end) = end {
-            if let Err(why) = self.external_free(protocol, end, Some(id)) {
-                return self.reject_grant(id, why, now);
+        if let Some(end) = end.filter(|end| rule.outside != Some(*end)) {
+            if rule.outside.is_some() {
+                return self.fail(id, Refusal::NotProvided("the worker chose another"), true, now);
+            }
+            if let Err(why) = self.outside_free(rule, end) {
+                return self.try_another(id, why, now);
             }
             self.claim(id, end);
         }
-        let ticket = self.ticket(id);
-        self.set(id, Stage::Confirming(ticket));
-        if let Some(entry) = self.entries.get(&id) {
-            let record = Record { pinhole: entry.pinhole.clone(), phase: Phase::Granted };
-            self.effects.push_back(Effect::Note { ticket, record });
+        self.in_place(id, now);
+    }
+
+    /// The worker gave ports of a rule that waits to be installed again: back with them, and others.
+    fn try_another(&mut self, id: RuleId, why: Refusal, now: Time) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        match &mut entry.asked {
+            Some(asked) if asked.tries < TRIES => {
+                asked.tries += 1;
+                self.take_back(id);
+            }
+            _ => self.fail(id, why, true, now),
         }
     }
 
-    /// In force, unless the configuration changed meanwhile or somebody wants it gone.
-    fn activate(&mut self, id: PinholeId, now: Time) {
+    /// Has the worker forget it, to begin again.
+    fn take_back(&mut self, id: RuleId) {
+        if let Some((worker, command)) = self.removal(id, Ending::Cut) {
+            let token = self.tell(id, worker, command);
+            self.set(id, Stage::Replacing(token));
+        }
+    }
+
+    /// In the workers: a new rule goes to the journal, one that was granted is in force again.
+    fn in_place(&mut self, id: RuleId, now: Time) {
+        let Some(entry) = self.entries.get(&id) else { return };
+        let Some(asked) = &entry.asked else { return self.settle(id, now) };
+        let durable = asked.durable;
+        let note = Note::Write(Box::new(entry.rule.clone()));
+        if durable {
+            let ticket = self.note(vec![note], After::Grant(id));
+            self.set(id, Stage::Confirming(ticket));
+        } else {
+            self.note(vec![note], After::Nothing);
+            self.confirmed(id, now);
+        }
+    }
+
+    /// Durable and in the workers: answered, and the others hear of it (RFC 5189 2.3.8, 2.3.9).
+    fn confirmed(&mut self, id: RuleId, now: Time) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        let Some(asked) = entry.asked.take() else { return };
+        entry.granted = true;
+        entry.last_packet = entry.rule.behaviour.idle.map(|_| now);
+        self.under_way = self.under_way.saturating_sub(1);
+        let Some(entry) = self.entries.get(&id) else { return };
+        let rule = &entry.rule;
+        let lifetime = Lifetime::left(rule.expires, now);
+        let outside = rule.outside.map(|end| Tuple::new(end.address.into(), end.port));
+        let reply = match rule.action {
+            Action::Reserve(_) => {
+                Reply::Reserved { rule: id, group: rule.group, inside: None, outside, lifetime }
+            }
+            Action::Enable { .. } => Reply::Enabled {
+                rule: id,
+                group: rule.group,
+                inside: rule.external,
+                outside: outside.or(rule.internal).unwrap_or(rule.external),
+                lifetime,
+            },
+        };
+        let rule = rule.clone();
+        let owner = rule.owner.clone();
+        self.reply(asked.transaction, Ok(reply));
+        self.notify(&owner, asked.session, Event::Rule { rule: id, lifetime });
+        let event = AuditEvent::Granted { by: asked.by, transaction: asked.name, rule: Box::new(rule) };
+        self.audit(now, event);
+        self.settle(id, now);
+    }
+
+    /// In force, unless the dataplane or the configuration changed meanwhile or it has to go.
+    fn settle(&mut self, id: RuleId, now: Time) {
         let attached = self.workers.is_some();
         let Some(entry) = self.entries.get_mut(&id) else { return };
         entry.stage = if attached { Stage::Active } else { Stage::Waiting };
         let again = std::mem::take(&mut entry.stale) && attached && entry.leaving.is_none();
+        self.schedule(id);
         if again {
             self.start(id, now);
         } else {
@@ -337,182 +539,164 @@ impl Engine {
     /// The configuration changed: what is installed is installed again by its new pools.
     pub(crate) fn reinstall(&mut self, now: Time) {
         for entry in self.entries.values_mut() {
-            if matches!(
-                entry.stage,
-                Stage::Leasing(_) | Stage::Adding(_) | Stage::Replacing(_) | Stage::Confirming(_)
-            ) {
+            if !entry.settled() && !matches!(entry.stage, Stage::Ending { .. } | Stage::Withdrawing(_)) {
                 entry.stale = true;
             }
         }
-        for id in self.in_order(|entry| matches!(entry.stage, Stage::Active | Stage::Suspended(..))) {
+        let translated = |entry: &Entry| {
+            entry.rule.pool.is_some() && matches!(entry.stage, Stage::Active | Stage::Suspended(..))
+        };
+        for id in self.in_order(translated) {
             self.start(id, now);
         }
     }
 
-    /// The worker installed what cannot be granted.
-    fn reject_grant(&mut self, id: PinholeId, why: Refusal, now: Time) {
-        if self.entries.get(&id).is_some_and(|entry| entry.answered) {
-            return self.fail(id, why, now);
-        }
-        self.refuse(id, why);
-        self.withdraw(id, now);
-    }
-
-    /// A worker refused, or there is no pool to install it in.
-    fn fail(&mut self, id: PinholeId, why: Refusal, now: Time) {
+    /// A rule could not be installed, or not be noted. `there`: the worker has it.
+    fn fail(&mut self, id: RuleId, why: Refusal, there: bool, now: Time) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
-        if !entry.answered {
-            self.refuse(id, why);
-            return self.release(id);
+        let Some(asked) = &mut entry.asked else { return self.suspend(id, why, now) };
+        if asked.fallback && asked.before.is_none() && matches!(why, Refusal::Worker(_)) {
+            asked.fallback = false;
+            asked.wish = None;
+            return self.without_wish(id, now);
         }
-        let retry = now.after(RETRY);
-        entry.stage = Stage::Suspended(retry, why.clone());
-        if entry.leaving.is_some() {
-            return self.leave_if_due(id, now);
+        let upgrade = asked.before.is_some();
+        let leased = self.lease_of(id);
+        let held = self.removal(id, Ending::Cut);
+        self.fail_request(id, why, now);
+        if upgrade {
+            // PER refused: the reservation stands as it was (RFC 5189 2.3.9).
+            return self.restore_reservation(id, there.then_some(held).flatten(), leased, now);
         }
-        self.due.insert((retry, id));
+        match held.filter(|_| there) {
+            Some((worker, command)) => {
+                let token = self.tell(id, worker, command);
+                self.set(id, Stage::Withdrawing(token));
+            }
+            None => self.withdrawn(id, now),
+        }
+    }
+
+    /// Answers a request with its refusal; a reservation takes its former place.
+    fn fail_request(&mut self, id: RuleId, why: Refusal, now: Time) {
+        let Some(asked) = self.entries.get_mut(&id).and_then(|entry| entry.asked.take()) else { return };
+        self.under_way = self.under_way.saturating_sub(1);
+        let Some(rule) = self.entries.get(&id).map(|entry| &entry.rule) else { return };
+        let about = About {
+            rule: asked.before.is_some().then_some(id),
+            group: Some(rule.group),
+            zone: Some(rule.zone.clone()),
+            internal: rule.internal.map(|internal| (rule.protocol, internal)),
+            external: Some(rule.external),
+        };
+        let by = Requester { agent: asked.by, session: asked.session, host: None, permit: None };
+        self.refuse(asked.transaction, &by, asked.name, about, why, now);
+        if let Some(before) = asked.before {
+            self.replace_rule(id, *before);
+        }
+    }
+
+    /// What a refused PER took of its reservation is put back.
+    fn restore_reservation(
+        &mut self,
+        id: RuleId,
+        held: Option<(WorkerId, Command)>,
+        leased: Option<(WorkerId, PortLease)>,
+        now: Time,
+    ) {
+        if let Some((worker, command)) = held {
+            self.tell(id, worker, command);
+        }
+        let used_up = held.is_some() || leased.is_some();
+        if let Some((worker, lease)) = leased {
+            self.tell(id, worker, Command::Release(PortLease { reservation: 0, ..lease }));
+        }
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.leased = false;
+        }
+        match self.installation(id, false) {
+            Ok(Some((worker, command))) if used_up => {
+                let token = self.tell(id, worker, command);
+                self.set(id, Stage::Restoring(token));
+            }
+            _ => self.settle(id, now),
+        }
+    }
+
+    /// Another outside end will do: the worker's choice.
+    fn without_wish(&mut self, id: RuleId, now: Time) {
+        if let Some((worker, lease)) = self.lease_of(id) {
+            self.tell(id, worker, Command::Release(lease));
+        }
+        if let Some(entry) = self.entries.get_mut(&id) {
+            self.index.remove_outside(&entry.rule);
+            entry.rule.outside = None;
+            entry.leased = false;
+        }
+        self.begin(id, now);
+    }
+
+    /// Granted, but not installed again.
+    fn suspend(&mut self, id: RuleId, why: Refusal, now: Time) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        entry.stage = Stage::Suspended(now.after(RETRY), why.clone());
+        self.schedule(id);
         self.effects.push_back(Effect::Suspended(id, why));
+        self.leave_if_due(id, now);
     }
 
-    /// Marks a pinhole to go, and lets it go if its stage allows.
-    pub(crate) fn leave(&mut self, id: PinholeId, why: Ended, now: Time) {
-        if let Some(entry) = self.entries.get_mut(&id) {
-            entry.leaving.get_or_insert(why);
-            self.leave_if_due(id, now);
-        }
-    }
-
-    fn leave_if_due(&mut self, id: PinholeId, _now: Time) {
-        let Some(entry) = self.entries.get(&id) else { return };
-        if entry.leaving.is_none()
-            || !matches!(entry.stage, Stage::Waiting | Stage::Active | Stage::Suspended(..))
-        {
-            return;
-        }
-        if let Stage::Suspended(retry, _) = entry.stage {
-            self.due.remove(&(retry, id));
-        }
-        let record = Record { pinhole: entry.pinhole.clone(), phase: Phase::Closing };
-        let ticket = self.ticket(id);
-        self.set(id, Stage::Parting(ticket));
-        self.effects.push_back(Effect::Note { ticket, record });
-    }
-
-    /// Takes a pinhole from the workers, now or when they are back.
-    fn withdraw(&mut self, id: PinholeId, _now: Time) {
-        match self.owner(id) {
-            Some(worker) => {
-                let token = self.tell(
-                    id,
-                    worker,
-                    Command::Remove(PinholeRemove { id: id.0, ..PinholeRemove::default() }),
-                );
-                self.set(id, Stage::Removing(token));
-            }
-            None => {
-                self.set(id, Stage::Parked);
-                self.tell_end(id);
-            }
-        }
-    }
-
-    /// Gives the port back to its worker, then forgets.
-    fn release(&mut self, id: PinholeId) {
-        match self.lease(id) {
-            Ok(Some((worker, lease))) => {
-                let token = self.tell(id, worker, Command::Release(lease));
-                self.set(id, Stage::Releasing(token));
-            }
-            _ => self.forget(id),
-        }
-    }
-
-    fn forget(&mut self, id: PinholeId) {
-        self.tell_end(id);
+    /// The worker is rid of what was not granted.
+    fn withdrawn(&mut self, id: RuleId, _now: Time) {
+        self.release_leases(id);
         self.take(id);
-        self.effects.push_back(Effect::Forget(id));
     }
 
-    fn refuse(&mut self, id: PinholeId, why: Refusal) {
+    /// Gives a rule its outside end.
+    fn claim(&mut self, id: RuleId, end: Grant) {
         if let Some(entry) = self.entries.get_mut(&id) {
-            entry.ended = true;
-            entry.leaving.get_or_insert(Ended::Abandoned);
-            self.effects.push_back(Effect::Refused(id, why));
+            self.index.remove_outside(&entry.rule);
+            entry.rule.outside = Some(end);
+            self.index.insert_outside(&entry.rule);
         }
     }
 
-    fn tell_end(&mut self, id: PinholeId) {
-        if let Some(entry) = self.entries.get_mut(&id)
-            && !std::mem::replace(&mut entry.ended, true)
-        {
-            let why = entry.leaving.unwrap_or(Ended::Removed);
-            self.effects.push_back(Effect::Ended(id, why));
+    /// Puts a rule in the place of the one of its identity, group and owner.
+    pub(crate) fn replace_rule(&mut self, id: RuleId, rule: Rule) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            self.index.remove_ends(&entry.rule);
+            entry.rule = rule;
+            self.index.insert_ends(&entry.rule);
         }
     }
 
-    fn set(&mut self, id: PinholeId, stage: Stage) {
+    /// Ids of the entries that match, oldest first.
+    pub(crate) fn in_order(&self, which: impl Fn(&Entry) -> bool) -> Vec<RuleId> {
+        let mut ids: Vec<RuleId> =
+            self.entries.values().filter(|entry| which(entry)).map(|entry| entry.rule.id).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    pub(crate) fn set(&mut self, id: RuleId, stage: Stage) {
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.stage = stage;
         }
     }
 
-    /// Gives the pinhole its external end.
-    fn claim(&mut self, id: PinholeId, end: Grant) {
-        let Some(entry) = self.entries.get_mut(&id) else { return };
-        let protocol = entry.pinhole.request.protocol;
-        let before = known_end(&entry.pinhole);
-        entry.pinhole.granted = Some(end);
-        if before == Some(end) {
-            return;
+    pub(crate) fn tell(&mut self, id: RuleId, worker: WorkerId, command: Command) -> Token {
+        let token = Token(self.handle());
+        self.tokens.insert(token, id);
+        self.effects.push_back(Effect::Tell { token, worker, command });
+        token
+    }
+
+    /// Notes in the index when to look at a rule next.
+    pub(crate) fn schedule(&mut self, id: RuleId) {
+        let notice = u64::from(self.access.limits.notice) * 1000;
+        if let Some(entry) = self.entries.get_mut(&id) {
+            let next = entry.next_due(notice);
+            self.index.schedule(id, entry.due, next);
+            entry.due = next;
         }
-        if let Some(before) = before {
-            self.by_external.remove(&(protocol, before));
-        }
-        self.by_external.insert((protocol, end), id);
-    }
-
-    /// The worker of the inside host; `None` without dataplane.
-    fn owner(&self, id: PinholeId) -> Option<WorkerId> {
-        let entry = self.entries.get(&id)?;
-        Some(steering::owner_of_inside(entry.pinhole.request.inside.address.into(), self.workers?))
-    }
-
-    /// The lease the pinhole needs, and from which worker. `None` where the port is its own worker's, or
-    /// that worker will choose it.
-    fn lease(&self, id: PinholeId) -> Result<Option<(WorkerId, PortLease)>, Refusal> {
-        let (Some(entry), Some(workers)) = (self.entries.get(&id), self.workers) else { return Ok(None) };
-        let pinhole = &entry.pinhole;
-        let inside = Address::from(pinhole.request.inside.address);
-        let owner = steering::owner_of_inside(inside, workers);
-        let (pool, Some(end)) = (self.pool_of(pinhole)?, known_end(pinhole)) else {
-            let port = pinhole.request.external.as_ref().and_then(|external| external.port);
-            // The port was the inside host's worker's own when it was asked for; another dataplane came since.
-            return match port.filter(|&port| steering::owner_of_port(port, workers) != owner) {
-                Some(_) => Err(Refusal::Detached),
-                None => Ok(None),
-            };
-        };
-        let Some(pool) = pool else { return Ok(None) };
-        let lessor = steering::owner_of_port(end.port, workers);
-        let lease = PortLease {
-            external: end.address.into(),
-            external_port: end.port,
-            pool,
-            protocol: pinhole.request.protocol.number(),
-            owner,
-            ..PortLease::default()
-        };
-        Ok((lessor != owner).then_some((lessor, lease)))
-    }
-
-    /// The pool as the policy table numbers it, if the pinhole is translated.
-    fn pool_of(&self, pinhole: &Pinhole) -> Result<Option<PoolId>, Refusal> {
-        let (Some(external), IpAddr::V4(_)) = (&pinhole.request.external, pinhole.request.inside.address)
-        else {
-            return Ok(None);
-        };
-        let end = known_end(pinhole);
-        let address = end.map(|end| end.address).or(external.address);
-        Ok(Some(self.realm.admit(&external.pool, address)?.id))
     }
 }

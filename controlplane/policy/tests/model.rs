@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use turnpike_abi::command::{PinholeAdd, PortLease};
 use turnpike_abi::event::{Ack, AckResult};
 use turnpike_abi::{Address, PoolId, WorkerId, steering};
-use turnpike_policy::{
+use turnpike_policy::former::{
     Command, Effect, Endpoint, Engine, External, Grant, Limits, Owner, Phase, PinholeId, Pool, Protocol,
     Realm, Record, Refusal, Remote, Request, State, Ticket, Time, Token,
 };

@@ -3,7 +3,7 @@
 //! byte is an error, never skipped.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use turnpike_policy::{
+use turnpike_policy::former::{
     Endpoint, External, Grant, Owner, Phase, Pinhole, PinholeId, Protocol, Record, Remote, Request, Time,
 };
 

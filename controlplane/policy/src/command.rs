@@ -1,0 +1,270 @@
+//! Rules as the workers' commands, and what of them the workers have already.
+
+use crate::admit::wanted_parity;
+use crate::effect::Command;
+use crate::engine::Engine;
+use crate::refusal::Refusal;
+use crate::rule::{Action, Grant, Rule, RuleId};
+use crate::steps::{Entry, Stage};
+use crate::transaction::{Ending, Lock};
+use crate::tuple::{Direction, PortParity, Time};
+use turnpike_abi::command::{Parity, PinholeAdd, PinholeRemove, PortLease, PortsRelease, PortsReserve};
+use turnpike_abi::event::BindingRow;
+use turnpike_abi::{Address, PoolId, Prefix, WorkerId, steering};
+
+impl Engine {
+    /// The worker of the inside host; `None` without dataplane or host.
+    fn worker_of(&self, rule: &Rule) -> Option<WorkerId> {
+        Some(steering::owner_of_inside(rule.internal?.address.into(), self.workers?))
+    }
+
+    /// The worker that outside ports belong to.
+    fn lessor(&self, rule: &Rule, end: Grant) -> Option<WorkerId> {
+        let workers = self.workers?;
+        Some(if rule.protocol.has_ports() {
+            steering::owner_of_port(end.port, workers)
+        } else {
+            steering::owner_of_portless(Address::from(std::net::IpAddr::V4(end.address)), workers)
+        })
+    }
+
+    /// The pool as the policy table numbers it, if the rule is translated.
+    fn pool_id(&self, rule: &Rule) -> Result<Option<PoolId>, Refusal> {
+        let Some(pool) = &rule.pool else { return Ok(None) };
+        Ok(Some(self.access.realm.admit(pool, rule.outside.map(|end| end.address))?.id))
+    }
+
+    fn ports(rule: &Rule) -> u8 {
+        if rule.protocol.has_ports() { u8::try_from(rule.range).unwrap_or(u8::MAX) } else { 1 }
+    }
+
+    /// The lease an enable rule needs before it can be installed, and from which worker. `None` where the outside
+    /// ports are its own worker's, or that worker will choose them.
+    pub(crate) fn lease_for(&self, id: RuleId) -> Result<Option<(WorkerId, PortLease)>, Refusal> {
+        let Some(entry) = self.entries.get(&id) else { return Ok(None) };
+        let rule = &entry.rule;
+        let (Action::Enable { .. }, Some(pool), Some(end)) = (rule.action, self.pool_id(rule)?, rule.outside)
+        else {
+            return Ok(None);
+        };
+        let (Some(owner), Some(lessor)) = (self.worker_of(rule), self.lessor(rule, end)) else {
+            return Ok(None);
+        };
+        let lease = PortLease {
+            external: Address::from(std::net::IpAddr::V4(end.address)),
+            reservation: if entry.upgrading() && rule.protocol.has_ports() { u64::from(id.0) } else { 0 },
+            external_port: end.port,
+            pool,
+            protocol: rule.protocol.0,
+            owner,
+            ports: Self::ports(rule),
+            reserved: 0,
+        };
+        Ok((lessor != owner).then_some((lessor, lease)))
+    }
+
+    /// The lease a rule has.
+    pub(crate) fn lease_of(&self, id: RuleId) -> Option<(WorkerId, PortLease)> {
+        self.entries.get(&id).filter(|entry| entry.leased)?;
+        self.lease_for(id).ok().flatten()
+    }
+
+    /// What installs a rule, and where. `None` if no worker has to know of it.
+    pub(crate) fn installation(
+        &mut self,
+        id: RuleId,
+        leased: bool,
+    ) -> Result<Option<(WorkerId, Command)>, Refusal> {
+        let Some(workers) = self.workers else { return Err(Refusal::Detached) };
+        let Some(entry) = self.entries.get(&id) else { return Ok(None) };
+        let pool = self.pool_id(&entry.rule)?;
+        if let Action::Reserve(_) = entry.rule.action {
+            let Some(pool) = pool.filter(|_| entry.rule.protocol.has_ports()) else { return Ok(None) };
+            let worker = match (entry.rule.outside, self.worker_of(&entry.rule)) {
+                (Some(end), _) => steering::owner_of_port(end.port, workers),
+                (None, Some(worker)) => worker,
+                (None, None) => WorkerId(self.turn % workers),
+            };
+            let own = self.worker_of(&entry.rule) == Some(worker);
+            let command = Command::Reserve(reservation_of(entry, pool, own));
+            self.turn = self.turn.wrapping_add(1);
+            return Ok(Some((worker, command)));
+        }
+        let Some(worker) = self.worker_of(&entry.rule) else { return Ok(None) };
+        Ok(Some((worker, Command::Add(pinhole_of(entry, pool, leased)))))
+    }
+
+    /// What takes a rule from the workers; `None` without dataplane, or if no worker knows of it.
+    pub(crate) fn removal(&self, id: RuleId, ending: Ending) -> Option<(WorkerId, Command)> {
+        let workers = self.workers?;
+        let rule = &self.entries.get(&id)?.rule;
+        if let Action::Reserve(_) = rule.action {
+            let end = rule.outside.filter(|_| rule.pool.is_some() && rule.protocol.has_ports())?;
+            let release = PortsRelease { id: u64::from(id.0) };
+            return Some((steering::owner_of_port(end.port, workers), Command::Unreserve(release)));
+        }
+        let drain = u8::from(ending == Ending::Drain);
+        let remove = PinholeRemove { id: u64::from(id.0), drain, reserved: [0; 7] };
+        Some((self.worker_of(rule)?, Command::Remove(remove)))
+    }
+
+    /// Gives leased ports of a rule that is gone back to their worker, as far as no other rule of the inside end
+    /// needs them. Flows that live on keep theirs.
+    pub(crate) fn release_leases(&mut self, id: RuleId) {
+        let Some((worker, lease)) = self.lease_of(id) else { return };
+        let Some(entry) = self.entries.get(&id) else { return };
+        let Some(end) = entry.rule.outside else { return };
+        if entry.rule.ending == Ending::Drain && entry.granted {
+            return;
+        }
+        let last = end.port.saturating_add(entry.rule.range.saturating_sub(1));
+        let mut needed = vec![false; usize::from(lease.ports.max(1))];
+        for (port, other) in self.index.at_outside(end.address, entry.rule.protocol, (end.port, last)) {
+            let Some(other) = self.entries.get(&other).filter(|_| other != id) else { continue };
+            for offset in 0..other.rule.range {
+                let place = (u32::from(port) + u32::from(offset)).checked_sub(u32::from(end.port));
+                if let Some(needed) = place.and_then(|place| needed.get_mut(place as usize)) {
+                    *needed = true;
+                }
+            }
+        }
+        let mut first = 0u8;
+        for run in needed.chunk_by(|a, b| a == b) {
+            let ports = u8::try_from(run.len()).unwrap_or(u8::MAX);
+            if run.first() == Some(&false) {
+                let external_port = end.port.saturating_add(u16::from(first));
+                let release = PortLease { external_port, ports, reservation: 0, ..lease };
+                self.tell(id, worker, Command::Release(release));
+            }
+            first = first.saturating_add(ports);
+        }
+    }
+
+    /// A worker has a pinhole, as a walk of its table shows it. What the journal does not have is removed; what is as
+    /// it should be stays untouched.
+    pub fn found(&mut self, worker: WorkerId, row: &BindingRow, now: Time) {
+        let known = u32::try_from(row.pinhole).ok().map(RuleId).filter(|id| self.entries.contains_key(id));
+        let Some(id) = known else {
+            let remove = PinholeRemove { id: row.pinhole, drain: 0, reserved: [0; 7] };
+            self.tell(RuleId(0), worker, Command::Remove(remove));
+            return;
+        };
+        let Some(entry) = self.entries.get(&id).filter(|entry| entry.stage == Stage::Waiting) else { return };
+        if !entry.granted || !self.is_as_found(entry, worker, row) {
+            if !matches!(entry.rule.action, Action::Enable { .. })
+                || self.worker_of(&entry.rule) != Some(worker)
+            {
+                let remove = PinholeRemove { id: row.pinhole, drain: 0, reserved: [0; 7] };
+                self.tell(RuleId(0), worker, Command::Remove(remove));
+            }
+            return;
+        }
+        // A range has a row for each port: the lowest one stands for all.
+        let rule_port = entry.rule.internal.map_or(0, |internal| internal.port);
+        if row.inside_port == rule_port {
+            let leased = matches!(self.lease_for(id), Ok(Some(_)));
+            if let Some(entry) = self.entries.get_mut(&id) {
+                entry.leased = leased;
+                entry.stage = Stage::Active;
+            }
+            self.schedule(id);
+            self.leave_if_due(id, now);
+        }
+    }
+
+    fn is_as_found(&self, entry: &Entry, worker: WorkerId, row: &BindingRow) -> bool {
+        let rule = &entry.rule;
+        if self.worker_of(rule) != Some(worker) || rule.range > 1 {
+            return false;
+        }
+        let Ok(pool) = self.pool_id(rule) else { return false };
+        let wanted = pinhole_of(entry, pool, false);
+        let end = (row.external, row.external_port);
+        (row.inside, row.inside_port, row.protocol) == (wanted.inside, wanted.inside_port, wanted.protocol)
+            && row.pool == pool.unwrap_or(BindingRow::NO_POOL)
+            && (pool.is_none() || end == (wanted.external, wanted.external_port))
+            && row.remote == wanted.remote
+            && row.remote_ports == [wanted.remote_port_first, wanted.remote_port_last]
+    }
+}
+
+fn reservation_of(entry: &Entry, pool: PoolId, own: bool) -> PortsReserve {
+    let rule = &entry.rule;
+    let wish = entry.asked.as_ref().and_then(|asked| asked.wish);
+    let address = rule.outside.map(|end| end.address).or(wish.and_then(|wish| wish.address));
+    let port = rule.outside.map(|end| end.port).or(wish.and_then(|wish| wish.port));
+    let inside = rule.internal.filter(|_| own).map(|internal| internal.address);
+    PortsReserve {
+        id: u64::from(rule.id.0),
+        inside: inside.map_or(Address::UNSPECIFIED, Address::from),
+        external: address.map_or(Address::UNSPECIFIED, |v4| Address::from(std::net::IpAddr::V4(v4))),
+        external_port: port.unwrap_or(0),
+        pool,
+        protocol: rule.protocol.0,
+        ports: u8::try_from(rule.range).unwrap_or(u8::MAX),
+        parity: match wanted_parity(rule) {
+            PortParity::Any => Parity::ANY,
+            PortParity::Even => Parity::EVEN,
+            PortParity::Odd => Parity::ODD,
+        },
+        reserved: 0,
+    }
+}
+
+fn pinhole_of(entry: &Entry, pool: Option<PoolId>, leased: bool) -> PinholeAdd {
+    let rule = &entry.rule;
+    let ports = rule.protocol.has_ports();
+    let wish = entry.asked.as_ref().and_then(|asked| asked.wish);
+    let address = rule.outside.map(|end| end.address).or(wish.and_then(|wish| wish.address));
+    let port = rule.outside.map(|end| end.port).or(wish.and_then(|wish| wish.port));
+    let internal = rule.internal.unwrap_or(rule.external);
+    let remote = rule.locked.unwrap_or(rule.external);
+    let (remote_first, remote_last) = match remote.port {
+        0 => (0, u16::MAX),
+        _ if !ports => (0, u16::MAX),
+        port if rule.locked.is_some() => (port, port),
+        port => (port, port.saturating_add(rule.range - 1)),
+    };
+    let reserved = entry.upgrading() && !leased && ports && pool.is_some();
+    let mut flags = 0;
+    for (on, flag) in [
+        (pool.is_some(), PinholeAdd::POOL),
+        (leased, PinholeAdd::LEASED),
+        (reserved, PinholeAdd::RESERVED),
+        (rule.behaviour.lock == Lock::Address, PinholeAdd::LOCK_ADDRESS),
+        (rule.behaviour.lock == Lock::AddressAndPort, PinholeAdd::LOCK_ENDPOINT),
+        (rule.behaviour.close_on_fin, PinholeAdd::CLOSE_ON_END),
+    ] {
+        flags |= if on { flag } else { 0 };
+    }
+    if let Action::Enable { direction, .. } = rule.action {
+        flags |= match direction {
+            Direction::Inbound => PinholeAdd::INBOUND,
+            Direction::Outbound => PinholeAdd::OUTBOUND,
+            Direction::Bidirectional => 0,
+        };
+    }
+    flags |= match wanted_parity(rule) {
+        PortParity::Even if rule.outside.is_none() => PinholeAdd::EVEN,
+        PortParity::Odd if rule.outside.is_none() => PinholeAdd::ODD,
+        _ => 0,
+    };
+    PinholeAdd {
+        id: u64::from(rule.id.0),
+        reservation: if reserved { u64::from(rule.id.0) } else { 0 },
+        inside: internal.address.into(),
+        external: address
+            .filter(|_| pool.is_some())
+            .map_or(Address::UNSPECIFIED, |v4| Address::from(std::net::IpAddr::V4(v4))),
+        remote: remote.prefix().unwrap_or(Prefix::ANY),
+        inside_port: if ports { internal.port } else { 0 },
+        external_port: port.filter(|_| pool.is_some()).unwrap_or(0),
+        remote_port_first: remote_first,
+        remote_port_last: remote_last,
+        pool: pool.unwrap_or_default(),
+        flags,
+        max_flows: rule.behaviour.max_flows,
+        protocol: rule.protocol.0,
+        ports: if ports { u8::try_from(rule.range).unwrap_or(u8::MAX) } else { 1 },
+    }
+}
