@@ -1,0 +1,2 @@
+//! SIMCO
+#![forbid(unsafe_code)]
