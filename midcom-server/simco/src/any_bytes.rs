@@ -21,17 +21,17 @@ impl Directory for Anybody {
         agent.first().map(|_| agent.to_vec())
     }
 
-    fn authorize(&self, agent: &str) -> Result<Established, Failure> {
-        let capabilities = Capabilities { max_lifetime: 60, ..Capabilities::default() };
-        if agent.len() > 40 {
-            return Err(Failure::NoAuthorization);
-        }
-        Ok(Established { capabilities, ..Established::default() })
-    }
-
     fn random(&self) -> [u8; RANDOM] {
         [7; RANDOM]
     }
+}
+
+fn authorize(agent: &str) -> Result<Established, Failure> {
+    let capabilities = Capabilities { max_lifetime: 60, ..Capabilities::default() };
+    if agent.len() > 40 {
+        return Err(Failure::NoAuthorization);
+    }
+    Ok(Established { capabilities, ..Established::default() })
 }
 
 /// Runs `data` against both sides: its first octet chooses the connection, the rest arrives in pieces.
@@ -71,6 +71,10 @@ fn middlebox(choice: u8, mut rest: &[u8]) {
     loop {
         while let Some(event) = session.event(now, &ids, &Anybody) {
             match event {
+                Event::Authorize { agent, open } => {
+                    let opened = session.authorized(authorize(&agent));
+                    assert!(open || !matches!(opened, Some(Event::Opened { .. })));
+                }
                 Event::Request { tid, request } => {
                     round_trip(&request);
                     waiting.push((tid, request));

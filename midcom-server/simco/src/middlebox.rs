@@ -7,8 +7,8 @@ use crate::extension::Extensions;
 use crate::message::{HEADER, Header, Incoming, Next, basic};
 use crate::reply::{Notification, Outcome, Refused, Reply};
 use crate::request::{Request, RuleRequest, known, sub_type};
-use crate::{Established, Failure, Malformed};
-use establish::Challenged;
+use crate::{Failure, Malformed};
+use establish::{Challenged, Deciding};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -67,11 +67,6 @@ pub trait Directory {
     fn middlebox(&self) -> Vec<u8>;
     /// The key shared with the agent of this id, if there is one.
     fn key(&self, agent: &[u8]) -> Option<Vec<u8>>;
-    /// May this agent configure the middlebox, and what is it told of it?
-    ///
-    /// # Errors
-    /// 0x0324, or 0x0321 if it has too many sessions.
-    fn authorize(&self, agent: &str) -> Result<Established, Failure>;
     /// Octets that nobody can foretell.
     fn random(&self) -> [u8; 32];
 }
@@ -95,6 +90,13 @@ impl NotificationIds {
 /// What the surroundings have to know or do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
+    /// May this agent configure the middlebox? [`Session::authorized`] wants to know.
+    Authorize {
+        /// Who it is, proven.
+        agent: String,
+        /// The session will be OPEN then; otherwise it is only asked, and asked again.
+        open: bool,
+    },
     /// The session is OPEN.
     Opened {
         /// Who it is.
@@ -144,6 +146,8 @@ pub enum Closed {
 #[derive(Debug)]
 enum State {
     Closed,
+    /// Until the surroundings know whether the agent is authorized; nothing is read meanwhile.
+    Deciding(Box<Deciding>),
     NoAuth(Box<Challenged>),
     Open,
 }
@@ -207,13 +211,17 @@ impl Session {
         self.incoming.push(octets);
     }
 
-    /// False while enough requests wait for their answers, and at the end.
-    #[must_use]
-    pub fn wants_octets(&self) -> bool {
+    fn may_go_on(&self) -> bool {
         self.over.is_none()
             && self.farewell.is_none()
             && self.pending < self.settings.pipelining
-            && self.incoming.len() < self.settings.max_request + HEADER
+            && !matches!(self.state, State::Deciding(_))
+    }
+
+    /// False while enough requests wait for their answers, and at the end.
+    #[must_use]
+    pub fn wants_octets(&self) -> bool {
+        self.may_go_on() && self.incoming.len() < self.settings.max_request + HEADER
     }
 
     /// True in state OPEN.
@@ -272,7 +280,7 @@ impl Session {
         ids: &NotificationIds,
         directory: &impl Directory,
     ) -> Option<Event> {
-        while self.over.is_none() && self.farewell.is_none() && self.pending < self.settings.pipelining {
+        while self.may_go_on() {
             match self.incoming.peek() {
                 Next::Message(header) => {
                     let event = self.message(&header, now, directory);
@@ -296,6 +304,9 @@ impl Session {
                     break;
                 }
             }
+        }
+        if matches!(self.state, State::Deciding(_)) {
+            self.expire(now, Closed::Idle);
         }
         self.part(ids);
         match self.over {
@@ -409,7 +420,7 @@ impl Session {
             (State::Closed, sub_type::SA | sub_type::ST) if self.settings.early_not_applicable => {
                 return Err((Failure::NotApplicable, false));
             }
-            (State::Closed, _) => return Err((Failure::WrongSubType, false)),
+            (State::Closed | State::Deciding(_), _) => return Err((Failure::WrongSubType, false)),
             (_, _) if !known => return Err((Failure::WrongSubType, open)),
             (State::NoAuth(_), sub_type::SE..=sub_type::ST) | (State::Open, _) => {}
             (State::NoAuth(_), _) => return Err((Failure::NotApplicable, true)),
@@ -466,8 +477,14 @@ impl Session {
             return;
         }
         match self.state {
-            State::Closed => self.over = Some(Closed::ByMiddlebox),
+            State::Closed | State::Deciding(_) => self.over = Some(Closed::ByMiddlebox),
             State::NoAuth(_) | State::Open => self.farewell = Some(Farewell::Terminate(reason)),
         }
+    }
+
+    /// The same when no more answers will come: requests that were handed out stay without reply.
+    pub fn terminate_at_once(&mut self, reason: Option<String>) {
+        self.pending = 0;
+        self.terminate(reason);
     }
 }

@@ -15,6 +15,16 @@ pub(super) struct Challenged {
     proof: Proof,
 }
 
+/// What is remembered until it is known whether the agent is authorized.
+#[derive(Debug)]
+pub(super) struct Deciding {
+    tid: u32,
+    /// The offer of the SE request.
+    offered: Option<Extensions>,
+    /// Goes into an SA reply; none: an SE reply follows.
+    token: Option<Vec<u8>>,
+}
+
 #[derive(Debug)]
 enum Proof {
     /// The connection has said who the agent is; only the agent wanted an answer.
@@ -49,21 +59,16 @@ impl Session {
             return self.refuse(tid, Failure::BadlyFormed);
         }
         if let Underlying::Authenticated(agent) = self.underlying.clone() {
-            self.agent = Some(agent.clone());
-            let established = match directory.authorize(&agent) {
-                Ok(established) => established,
-                Err(failure) => return self.refuse(tid, failure),
-            };
-            let Some(agents) = establish.challenge else {
-                return self.open(tid, established, establish.extensions);
-            };
             // The middlebox proves itself if it shares a key, else it says that it cannot: by an empty token.
-            let key = author(&agents).and_then(|id| directory.key(id));
-            let token = key.map_or_else(Vec::new, |key| token(Prover::Middlebox, &key, &agents, &[]));
-            self.send(tid, &Outcome::Positive(Reply::Authenticate { challenge: None, token: Some(token) }));
-            let challenged = Challenged { offered: establish.extensions, proof: Proof::Underlying };
-            self.state = State::NoAuth(Box::new(challenged));
-            return None;
+            let token = establish.challenge.map(|agents| {
+                let key = author(&agents).and_then(|id| directory.key(id));
+                key.map_or_else(Vec::new, |key| token(Prover::Middlebox, &key, &agents, &[]))
+            });
+            self.agent = Some(agent.clone());
+            let open = token.is_none();
+            let deciding = Deciding { tid, offered: establish.extensions, token };
+            self.state = State::Deciding(Box::new(deciding));
+            return Some(Event::Authorize { agent, open });
         }
         let agents = establish.challenge.unwrap_or_default();
         let id = author(&agents);
@@ -110,11 +115,35 @@ impl Session {
         if !authentic {
             return self.refuse(tid, Failure::AuthenticationFailed);
         }
-        let agent = self.agent.clone().unwrap_or_default();
-        match directory.authorize(&agent) {
-            Ok(established) => self.open(tid, established, challenged.offered),
-            Err(failure) => self.refuse(tid, failure),
+        let deciding = Deciding { tid, offered: challenged.offered, token: None };
+        self.state = State::Deciding(Box::new(deciding));
+        Some(Event::Authorize { agent: self.agent.clone().unwrap_or_default(), open: true })
+    }
+
+    /// Whether the agent may configure the middlebox, and what it is told of it; else 0x0324, or 0x0321 if it has
+    /// too many sessions. Gives the event that follows.
+    pub fn authorized(&mut self, answer: Result<Established, Failure>) -> Option<Event> {
+        let deciding = match std::mem::replace(&mut self.state, State::Closed) {
+            State::Deciding(deciding) => deciding,
+            other => {
+                self.state = other;
+                return None;
+            }
+        };
+        if self.over.is_some() {
+            return None;
         }
+        let Deciding { tid, offered, token } = *deciding;
+        let established = match answer {
+            Ok(established) => established,
+            Err(failure) => return self.refuse(tid, failure),
+        };
+        if token.is_none() {
+            return self.open(tid, established, offered);
+        }
+        self.send(tid, &Outcome::Positive(Reply::Authenticate { challenge: None, token }));
+        self.state = State::NoAuth(Box::new(Challenged { offered, proof: Proof::Underlying }));
+        None
     }
 
     fn open(&mut self, tid: u32, mut established: Established, offered: Option<Extensions>) -> Option<Event> {

@@ -243,7 +243,9 @@ fn a_gen_04_notification_ids_never_repeat_over_all_sessions() {
     let mut seen = BTreeSet::new();
     for session in &mut sessions {
         session.receive(&hex(SE), Duration::ZERO);
-        while session.event(Duration::ZERO, &ids, &agents).is_some() {}
+        while session.event(Duration::ZERO, &ids, &agents).is_some() {
+            session.authorized(Ok(turnpike_simco::Established::default()));
+        }
         session.output().clear();
     }
     for round in 0..100 {
@@ -273,4 +275,24 @@ fn b_ka_01_no_timer_between_messages() {
     assert_eq!(peer.session.deadline(), None);
     assert_eq!(peer.events(), []);
     assert_eq!(peer.send("01220000 00000002").len(), 1);
+}
+
+/// While it is not known whether the agent is authorized, nothing is processed and little is read.
+#[test]
+fn a_ses_03_no_transaction_before_authorization() {
+    let mut peer = Peer::new(trusted());
+    peer.session.receive(&hex(&format!("{SE} 01220000 00000002")), peer.now);
+    let event = peer.session.event(peer.now, &peer.ids, &peer.agents);
+    assert_eq!(event, Some(Event::Authorize { agent: "proxy".into(), open: true }));
+    assert_eq!(peer.session.event(peer.now, &peer.ids, &peer.agents), None);
+    assert!(!peer.session.wants_octets() && !peer.session.is_open());
+    let opened = peer.session.authorized(Ok(turnpike_simco::Established::default()));
+    assert_eq!(opened, Some(Event::Opened { agent: "proxy".into() }));
+    assert!(matches!(peer.events()[..], [Event::Request { tid: 2, .. }]));
+    // It is closed if nobody ever says.
+    let mut peer = Peer::new(trusted());
+    peer.session.receive(&hex(SE), peer.now);
+    peer.session.event(peer.now, &peer.ids, &peer.agents);
+    assert_eq!(peer.expire(), [Event::Closed(Closed::Idle)]);
+    assert_eq!(peer.session.authorized(Ok(turnpike_simco::Established::default())), None);
 }
