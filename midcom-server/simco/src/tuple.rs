@@ -155,7 +155,11 @@ impl Tuple {
         Wildcards { address, port: port && has_ports(self.protocol), protocol: self.protocol == 0 }
     }
 
-    pub(crate) fn decode(value: &[u8]) -> Result<Self, Malformed> {
+    /// The tuple of an attribute's value.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn decode(value: &[u8]) -> Result<Self, Malformed> {
         let mut reader = Reader::new(value);
         let first = reader.u8()?;
         let prefix = reader.u8()?;
@@ -185,8 +189,8 @@ impl Tuple {
         Ok(Self { location, protocol, ends })
     }
 
-    /// The value, without the attribute's type and length.
-    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+    /// Appends the value, without the attribute's type and length: 4, 12 or 24 octets.
+    pub fn encode(&self, out: &mut Vec<u8>) {
         let version = self.version().code();
         let fixed = |first: u8, prefix| [first << 4 | version, prefix, self.protocol, self.location as u8];
         match self.ends {
