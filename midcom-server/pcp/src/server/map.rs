@@ -70,7 +70,7 @@ impl Server {
         if options.filters.iter().any(|filter| !filter.clears() && filter.address.is_ipv6() != v6) {
             return self.fail(now, &job, ResultCode::MalformedOption);
         }
-        let size = self.size(options, &key);
+        let size = Self::size(options, &key);
         let there = self.table.overlapping(&key, key.port.saturating_add(size - 1));
         if there.is_empty() {
             return self.create(now, job, key, size);
@@ -82,8 +82,10 @@ impl Server {
     }
 
     /// How many ports are asked for; a row of ports ends at the last one there is.
-    fn size(&self, options: &Options, key: &Key) -> u16 {
-        let asked = options.port_set.filter(|_| key.port != 0).map_or(1, |set| set.size.max(1));
+    fn size(options: &Options, key: &Key) -> u16 {
+        // A filter's port is one port for all of the set, which no rule of a range says: fewer may be mapped.
+        let single = key.port == 0 || options.filters.iter().any(|filter| filter.port != 0);
+        let asked = options.port_set.filter(|_| !single).map_or(1, |set| set.size.max(1));
         let last = u16::MAX - key.port;
         asked.min(last.saturating_add(1).max(1))
     }
@@ -119,7 +121,9 @@ impl Server {
         if mapping.external().is_some_and(|external| job.insists_on_another(external)) {
             return self.fail(now, &job, ResultCode::CannotProvideExternal);
         }
-        let Some(filters) = filters(&mapping.filters, &options.filters, self.settings.filters) else {
+        let set = mapping.size > 1;
+        let filters = filters(&mapping.filters, &options.filters, self.settings.filters);
+        let Some(filters) = filters.filter(|all| !set || all.iter().all(|filter| filter.port == 0)) else {
             return self.fail(now, &job, ResultCode::ExcessiveRemotePeers);
         };
         let lifetime = self.settings.granted(request.lifetime);
@@ -132,12 +136,12 @@ impl Server {
 
     /// Has the policy engine look before a mapping is shortened or taken away.
     pub(super) fn look_before(&mut self, step: Step) {
-        let Step::Shorten { key, .. } = &step else { return };
-        let Key { host, protocol, port, .. } = *key;
+        let Step::Shorten { job, key, .. } = &step else { return };
+        let (asker, Key { host, protocol, port, .. }) = (job.asker, *key);
         if let Some(mapping) = self.table.get_mut(key) {
             mapping.busy = true;
         }
-        self.order(step, Order::Look { host, protocol, port });
+        self.order(step, Order::Look { asker, host, protocol, port });
     }
 
     /// Gives a mapping that is there another lifetime and filters.
@@ -177,6 +181,8 @@ impl Server {
             return self.counts.drop(Drop::Rate);
         }
         let mut wanted = Wanted {
+            asker: job.asker,
+            nat_pmp: false,
             kind: key.kind,
             host: key.host,
             protocol: key.protocol,
@@ -268,7 +274,7 @@ impl Server {
         let v6 = map.suggested.is_ipv6();
         let (protocol, port) = (map.protocol, map.internal_port);
         let key = Key { host: job.host, protocol, v6, kind: Kind::Inbound, port };
-        let size = self.size(options, &key);
+        let size = Self::size(options, &key);
         let there = self.table.overlapping(&key, port.saturating_add(size - 1));
         if !there.is_empty() {
             for key in there {
@@ -287,8 +293,8 @@ impl Server {
         if port == 0 {
             return self.reply(now, &job, ResultCode::Success, 0, map.suggested);
         }
-        let host = job.host;
-        self.order(Step::Absent { job }, Order::Look { host, protocol, port });
+        let (asker, host) = (job.asker, job.host);
+        self.order(Step::Absent { job }, Order::Look { asker, host, protocol, port });
     }
 
     /// Takes a mapping away.

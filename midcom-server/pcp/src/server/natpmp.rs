@@ -59,7 +59,10 @@ impl Server {
                 let known = address.map(IpAddr::V4).or_else(|| self.table.external_of(host));
                 match known {
                     Some(address) => self.nat_pmp_address(now, &job, Some(address)),
-                    None => self.order(Step::Address { job }, Order::Look { host, protocol: 17, port: 0 }),
+                    None => {
+                        let look = Order::Look { asker, host, protocol: 17, port: 0 };
+                        self.order(Step::Address { job }, look);
+                    }
                 }
             }
             Request::Map { transport, internal_port, external_port, lifetime } => {
@@ -89,9 +92,12 @@ impl Server {
         let key = Key { host, protocol, v6: false, kind: Kind::Inbound, port };
         let Some(key) = self.table.overlapping(&key, port).into_iter().next() else {
             if lifetime == 0 {
-                return self.order(Step::Absent { job }, Order::Look { host, protocol, port });
+                let look = Order::Look { asker: job.asker, host, protocol, port };
+                return self.order(Step::Absent { job }, look);
             }
             let mut wanted = Wanted {
+                asker: job.asker,
+                nat_pmp: true,
                 kind: Kind::Inbound,
                 host,
                 protocol,

@@ -1,5 +1,6 @@
 //! What the server wants of the policy engine, and what that says.
 
+use super::Asker;
 use crate::wire::Filter;
 use std::net::{IpAddr, SocketAddr};
 
@@ -23,9 +24,13 @@ pub enum Kind {
 /// A mapping to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
+    /// Who asks for it, and where: the owner.
+    pub asker: Asker,
+    /// It was asked for over NAT-PMP.
+    pub nat_pmp: bool,
     /// Whom it is for.
     pub kind: Kind,
-    /// The inside host: also the owner.
+    /// The inside host.
     pub host: IpAddr,
     /// IP protocol number.
     pub protocol: u8,
@@ -52,6 +57,8 @@ pub struct Wanted {
 pub enum Order {
     /// Look what there is for an inside end, beside this server's own rules.
     Look {
+        /// Who asks.
+        asker: Asker,
         /// The inside host.
         host: IpAddr,
         /// IP protocol number.

@@ -33,8 +33,8 @@ impl Server {
             }
             return;
         }
-        let (host, protocol, port) = (key.host, key.protocol, key.port);
-        self.order(Step::Peer { job, key }, Order::Look { host, protocol, port });
+        let (asker, Key { host, protocol, port, .. }) = (job.asker, key);
+        self.order(Step::Peer { job, key }, Order::Look { asker, host, protocol, port });
     }
 
     /// RFC 6887 section 12.1: PEER cannot shorten.
@@ -54,6 +54,8 @@ impl Server {
         let Asked::Pcp { request, .. } = &job.asked else { return };
         let Body::Peer(peer) = request.body else { return };
         let mut wanted = Wanted {
+            asker: job.asker,
+            nat_pmp: false,
             kind: key.kind,
             host: key.host,
             protocol: key.protocol,

@@ -310,6 +310,8 @@ impl Server {
         }
         mapping.busy = true;
         let wanted = Wanted {
+            asker: mapping.asker,
+            nat_pmp: mapping.dialect == Dialect::NatPmp,
             kind: key.kind,
             host: key.host,
             protocol: key.protocol,

@@ -31,6 +31,10 @@ fn e_set_02_as_many_as_there_are_and_never_more_than_asked_for() {
     world.policy.most = u16::MAX;
     let reply = world.mapped(&map(HOST, UDP, 65_530, 600).port_set(0xffff, 65_530, false));
     assert_eq!(reply.port_set(), Some((6, 65_530)));
+    // One remote port for all of a set is no rule of a range.
+    let ask = map(HOST, UDP, 3000, 600).filter("192.0.2.1", 128, 53).port_set(4, 3000, false);
+    assert_eq!(world.mapped(&ask).port_set(), None);
+    world.refused(&map(HOST, TCP, 50_000, 600).filter("192.0.2.1", 128, 53).port_set(9, 50_000, false), 13);
     // The operator's limit.
     let mut settings = settings();
     settings.port_set = 8;

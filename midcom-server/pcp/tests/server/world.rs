@@ -243,7 +243,7 @@ impl Policy {
             return Answer::Refused(refused);
         }
         match order {
-            Order::Look { host, protocol, port } => {
+            Order::Look { host, protocol, port, .. } => {
                 let at = (*host, *protocol, *port);
                 Answer::Seen(Seen {
                     fixed: self.fixed.get(&at).copied(),
