@@ -190,6 +190,7 @@ impl Server {
             size: size.min(self.settings.port_set.max(1)),
             address: None,
             external_port: None,
+            strict: false,
             parity: options.port_set.is_some_and(|set| set.parity),
             filters,
             lifetime: self.settings.granted(request.lifetime),
@@ -262,6 +263,7 @@ impl Server {
             }
             Asked::NatPmp { .. } | Asked::NatPmpAddress => draft.dialect = Dialect::NatPmp,
         }
+        wanted.strict = insists;
         wanted.memo = memo::write(&key, &draft);
         self.table.insert(key, draft);
         let order = Order::Open(wanted.clone());

@@ -105,6 +105,7 @@ impl Server {
                 size: 1,
                 address: None,
                 external_port: None,
+                strict: false,
                 parity: false,
                 filters: Vec::new(),
                 lifetime: lifetime.min(self.settings.lifetime.1),

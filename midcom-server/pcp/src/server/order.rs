@@ -42,6 +42,8 @@ pub struct Wanted {
     pub address: Option<IpAddr>,
     /// First external port to use, or any.
     pub external_port: Option<u16>,
+    /// That external end or none.
+    pub strict: bool,
     /// Even to even, odd to odd, if it can be.
     pub parity: bool,
     /// Who may use it; nobody here means everybody.

@@ -63,6 +63,7 @@ impl Server {
             size: 1,
             address: None,
             external_port: None,
+            strict: false,
             parity: false,
             filters: Vec::new(),
             lifetime: self.settings.granted(request.lifetime),

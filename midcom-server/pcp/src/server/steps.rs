@@ -319,6 +319,7 @@ impl Server {
             size: mapping.size,
             address: None,
             external_port: None,
+            strict: false,
             parity: false,
             filters: mapping.filters.clone(),
             lifetime: now.seconds_until(mapping.expires),
