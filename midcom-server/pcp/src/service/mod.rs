@@ -3,6 +3,8 @@
 
 mod rules;
 mod sockets;
+#[cfg(test)]
+mod tests;
 
 pub use rules::{Outbound, Question};
 pub use sockets::Listen;
