@@ -265,7 +265,10 @@ async fn suggestions_strict_and_not() {
     assert_ne!(world.opened(wish("192.168.0.11", false)).await.1.port(), 5000);
     let elsewhere = Wanted { address: Some(ip("198.51.100.1")), ..wish("192.168.0.12", false) };
     let answer = world.order(Order::Open(elsewhere)).await;
-    assert_eq!(answer, Answer::Refused(Refused::External), "the machine asks again without");
+    assert!(
+        matches!(answer, Answer::Opened { external, .. } if external.ip() == ip("203.0.113.7")),
+        "{answer:?}"
+    );
 }
 
 #[tokio::test]
