@@ -1,7 +1,7 @@
 //! Any bytes as datagrams and as the policy engine's answers: what the fuzzer and a property test run.
 
 use crate::server::{
-    Answer, Effect, Order, Place, Prefix, Refused, RuleId, Seen, Server, Settings, Side, Time,
+    Answer, Effect, Order, Place, Prefix, Refused, RuleId, Seen, Server, Settings, Side, Speaks, Time,
 };
 use crate::wire::Reader;
 use std::collections::BTreeSet;
@@ -16,7 +16,6 @@ const EXTERNAL: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
 /// If the server answers with more than it was sent, or its table and the rules it ordered differ.
 pub fn run(bytes: &[u8]) {
     let settings = Settings {
-        nat_pmp: true,
         rate: 1_000_000,
         port_set: 64,
         quota: 16,
@@ -25,7 +24,7 @@ pub fn run(bytes: &[u8]) {
     };
     let mut server = Server::new(settings, Time(0));
     let place = Place { interface: 1, address: Ipv4Addr::new(10, 0, 0, 1).into() };
-    server.set_places(Time(0), vec![place]);
+    server.set_places(Time(0), vec![(place, Speaks { pcp: true, nat_pmp: true })]);
     let (mut now, mut rules, mut next) = (Time(0), BTreeSet::new(), 0);
     let mut reader = Reader::new(bytes);
     while let (Some(action), Some(length)) = (reader.u8(), reader.u8()) {

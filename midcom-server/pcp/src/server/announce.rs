@@ -2,7 +2,7 @@
 //! moved (RFC 6887 section 14.2).
 
 use super::table::{Dialect, Key, Mapping};
-use super::{Asker, Effect, Kind, Place, Server, Side, Time};
+use super::{Asker, Effect, Kind, Place, Server, Side, Speaks, Time};
 use crate::wire::{self, Body, CLIENT_PORT, Header, Map, PcpOption, Peer, PortSet, ResultCode, natpmp};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
@@ -69,7 +69,7 @@ impl Update {
 
 #[derive(Clone, Debug)]
 enum What {
-    Restart(Place),
+    Restart(Place, Speaks),
     Update(Key, Box<Update>),
 }
 
@@ -84,13 +84,13 @@ pub(super) struct Series {
 
 impl Server {
     /// The addresses that requests are received at. New ones hear of this server.
-    pub fn set_places(&mut self, now: Time, places: Vec<Place>) {
+    pub fn set_places(&mut self, now: Time, places: Vec<(Place, Speaks)>) {
         self.series.retain(|series| match &series.what {
-            What::Restart(place) => places.contains(place),
+            What::Restart(place, speaks) => places.contains(&(*place, *speaks)),
             What::Update(..) => true,
         });
-        for &place in places.iter().filter(|place| !self.places.contains(place)) {
-            self.series.push(restart(now, place));
+        for &(place, speaks) in places.iter().filter(|place| !self.places.contains(place)) {
+            self.series.push(restart(now, place, speaks));
         }
         self.places = places;
     }
@@ -101,7 +101,7 @@ impl Server {
         self.epoch = now;
         self.effects.push_back(Effect::Epoch(now));
         self.series.retain(|series| matches!(series.what, What::Update(..)));
-        self.series.extend(self.places.iter().map(|&place| restart(now, place)));
+        self.series.extend(self.places.iter().map(|&(place, speaks)| restart(now, place, speaks)));
     }
 
     pub(super) fn announce_update(&mut self, now: Time, key: Key, update: Update) {
@@ -131,7 +131,7 @@ impl Server {
         let mut series = std::mem::take(&mut self.series);
         for due in series.iter_mut().filter(|series| series.next <= now).take(BURST) {
             match &due.what {
-                What::Restart(place) => self.announce_restart(now, *place),
+                What::Restart(place, speaks) => self.announce_restart(now, *place, *speaks),
                 What::Update(_, update) => self.send_update(now, update),
             }
             due.left -= 1;
@@ -142,12 +142,12 @@ impl Server {
         self.series = series;
     }
 
-    fn announce_restart(&mut self, now: Time, place: Place) {
+    fn announce_restart(&mut self, now: Time, place: Place, speaks: Speaks) {
         let to = match place.address {
             IpAddr::V4(_) => SocketAddr::from((ALL_HOSTS, CLIENT_PORT)),
             IpAddr::V6(_) => SocketAddrV6::new(ALL_NODES, CLIENT_PORT, 0, place.interface).into(),
         };
-        if self.settings.pcp {
+        if speaks.pcp {
             let bytes = wire::announcement(self.epoch(now));
             self.counts.announcements += 1;
             self.effects.push_back(Effect::Send { from: place, to, bytes });
@@ -158,8 +158,7 @@ impl Server {
             Side::Untranslated => None,
         });
         // RFC 6886 section 3.8: what does not translate does not announce either.
-        if let (true, true, Some(first)) = (self.settings.nat_pmp, place.address.is_ipv4(), translated.next())
-        {
+        if let (true, true, Some(first)) = (speaks.nat_pmp, place.address.is_ipv4(), translated.next()) {
             let only = first.filter(|_| translated.all(|other| other == first));
             let (result, address) = match only {
                 Some(address) => (natpmp::ResultCode::Success, address),
@@ -183,6 +182,6 @@ impl Server {
     }
 }
 
-const fn restart(now: Time, place: Place) -> Series {
-    Series { what: What::Restart(place), left: RESTARTS, next: now, gap: FIRST_GAP }
+const fn restart(now: Time, place: Place, speaks: Speaks) -> Series {
+    Series { what: What::Restart(place, speaks), left: RESTARTS, next: now, gap: FIRST_GAP }
 }

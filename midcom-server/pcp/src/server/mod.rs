@@ -25,7 +25,7 @@ mod table;
 
 pub use counts::{Counts, Drop};
 pub use order::{Answer, Kept, Kind, Order, OrderId, Refused, RuleId, Seen, Wanted};
-pub use settings::{Place, Prefix, Settings, Side, ThirdParty, Time};
+pub use settings::{Place, Prefix, Settings, Side, Speaks, ThirdParty, Time};
 
 use crate::wire::{Body, Fault, Opcode, OptionCode, Request, ResultCode, Version, error};
 use announce::Series;
@@ -59,7 +59,7 @@ pub enum Effect {
 #[derive(Debug)]
 pub struct Server {
     settings: Settings,
-    places: Vec<Place>,
+    places: Vec<(Place, Speaks)>,
     table: Table,
     waiting: HashMap<OrderId, Step>,
     sweeps: HashMap<u64, natpmp::Sweep>,
@@ -133,6 +133,8 @@ impl Server {
     /// A message from `from` that reached `place`.
     pub fn receive(&mut self, now: Time, place: Place, from: SocketAddr, message: &[u8]) {
         self.expire(now);
+        let speaks = self.places.iter().find(|(there, _)| *there == place);
+        let speaks = speaks.map(|(_, speaks)| *speaks).unwrap_or_default();
         let Some(version) = Version::of(message) else {
             return self.counts.drop(Drop::NotARequest);
         };
@@ -144,18 +146,18 @@ impl Server {
         }
         let asker = Asker { place, to: from };
         match version {
-            Version::NatPmp if self.settings.nat_pmp && from.is_ipv4() => self.nat_pmp(now, asker, message),
-            Version::Pcp if self.settings.pcp => match Request::read(message, from.ip()) {
+            Version::NatPmp if speaks.nat_pmp && from.is_ipv4() => self.nat_pmp(now, asker, message),
+            Version::Pcp if speaks.pcp => match Request::read(message, from.ip()) {
                 Ok(request) => self.request(now, asker, message, request),
                 Err(Fault::Silent) => self.counts.drop(Drop::TooShort),
                 Err(Fault::Error(code)) => self.refuse(now, asker, message, code),
             },
             // RFC 6886 section 3: a gateway that speaks NAT-PMP alone says so in its own format.
-            Version::Pcp | Version::Other if !self.settings.pcp && self.settings.nat_pmp => {
+            Version::Pcp | Version::Other if !speaks.pcp && speaks.nat_pmp && from.is_ipv4() => {
                 self.nat_pmp_version(now, asker);
             }
             // RFC 6887 appendix A: to a NAT-PMP client this reads as "unsupported version" too.
-            _ if self.settings.pcp => self.refuse(now, asker, message, ResultCode::UnsuppVersion),
+            _ if speaks.pcp => self.refuse(now, asker, message, ResultCode::UnsuppVersion),
             _ => self.counts.drop(Drop::Disabled),
         }
     }

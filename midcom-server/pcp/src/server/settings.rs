@@ -76,10 +76,6 @@ pub enum Side {
 /// What the operator says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// PCP is answered.
-    pub pcp: bool,
-    /// NAT-PMP is answered.
-    pub nat_pmp: bool,
     /// MAP is allowed (RFC 6887 section 11).
     pub map: bool,
     /// PEER is allowed (RFC 6887 section 12).
@@ -109,8 +105,6 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            pcp: true,
-            nat_pmp: false,
             map: true,
             peer: true,
             lifetime: (120, 7200),
@@ -158,4 +152,13 @@ pub struct Place {
     pub interface: u32,
     /// The box's address there.
     pub address: IpAddr,
+}
+
+/// What is spoken at a place. Nothing, unless the operator says so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Speaks {
+    /// PCP.
+    pub pcp: bool,
+    /// NAT-PMP, to IPv4 hosts that are translated.
+    pub nat_pmp: bool,
 }

@@ -1,7 +1,7 @@
 //! A socket for each address that requests are received at, bound to its interface: what arrives elsewhere does not
 //! reach it (RFC 6887 section 8.2), and what it sends comes from that address.
 
-use crate::server::Place;
+use crate::server::{Place, Speaks};
 use crate::wire::LONGEST;
 use hashbrown::HashMap;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
@@ -20,6 +20,8 @@ pub struct Listen {
     pub device: String,
     /// Its zone.
     pub zone: Name,
+    /// What is spoken there.
+    pub speaks: Speaks,
 }
 
 /// A message that arrived.
@@ -59,16 +61,16 @@ impl Sockets {
     pub(super) fn set(&mut self, wanted: Vec<Listen>) {
         self.open.retain(|place, _| {
             let before = self.wanted.iter().find(|listen| listen.place == *place);
-            before.is_some_and(|before| wanted.contains(before))
+            let device = before.map(|listen| &listen.device);
+            wanted.iter().any(|listen| listen.place == *place && Some(&listen.device) == device)
         });
         self.wanted = wanted;
     }
 
     /// Addresses that are listened at.
-    pub(super) fn places(&self) -> Vec<Place> {
-        let mut places: Vec<Place> = self.open.keys().copied().collect();
-        places.sort_unstable();
-        places
+    pub(super) fn places(&self) -> Vec<(Place, Speaks)> {
+        let open = self.wanted.iter().filter(|listen| self.open.contains_key(&listen.place));
+        open.map(|listen| (listen.place, listen.speaks)).collect()
     }
 
     pub(super) fn zone(&self, place: &Place) -> Option<Name> {

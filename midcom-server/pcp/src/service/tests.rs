@@ -316,10 +316,13 @@ async fn a_kept_group_is_the_mapping_it_was() {
         option.write(&mut message);
     }
     let Asker { place, to } = asker(HOST);
+    let spoken = crate::server::Speaks { pcp: true, nat_pmp: false };
+    server.set_places(Time(NOW.0), vec![(place, spoken)]);
     let sent = converse(&mut world, &mut server, place, to, &message).await;
     assert_eq!(sent[0][3], 0);
     let (kept, held) = Held::kept(world.last[0].group, &world.last).expect("a mapping");
     let mut server = Server::new(settings, Time(NOW.0));
+    server.set_places(Time(NOW.0), vec![(place, spoken)]);
     assert!(server.keep(&kept));
     world.rules.apply(Errand::Hold(kept.rule, Box::new(held)));
     let before = world.last.clone();

@@ -78,18 +78,18 @@ fn e_pmp_02_versions_opcodes_and_results() {
     assert_eq!(ask(&mut world, "192.168.0.10:4000", &odd), [vec![0, 131, 0, 5, 1, 2, 3]]);
     assert!(ask(&mut world, "192.168.0.10:4000", &mapping(1, 80, 80, 60)[..11]).is_empty(), "cut");
     // NAT-PMP is off: PCP's own words, which NAT-PMP clients understand.
-    world.settings.nat_pmp = false;
-    world.server.set_settings(world.settings.clone());
+    world.speaks.nat_pmp = false;
+    world.quiet_places();
     let replies = ask(&mut world, "192.168.0.10:4000", &[0, 0]);
     assert_eq!(replies[0][..4], [2, 128, 0, 1]);
     // PCP is off: NAT-PMP's, with opcode 128 (erratum 3618).
-    (world.settings.pcp, world.settings.nat_pmp) = (false, true);
-    world.server.set_settings(world.settings.clone());
+    (world.speaks.pcp, world.speaks.nat_pmp) = (false, true);
+    world.quiet_places();
     world.pass(5);
     let replies = ask(&mut world, "192.168.0.10:4000", &map(HOST, TCP, 80, 600).bytes);
     assert_eq!(replies, [vec![0, 128, 0, 1, 0, 0, 0, 5]]);
-    (world.settings.pcp, world.settings.nat_pmp) = (false, false);
-    world.server.set_settings(world.settings.clone());
+    world.speaks.nat_pmp = false;
+    world.quiet_places();
     assert!(ask(&mut world, "192.168.0.10:4000", &[0, 0]).is_empty());
     assert!(ask(&mut world, "192.168.0.10:4000", &map(HOST, TCP, 80, 600).bytes).is_empty());
 }
@@ -168,9 +168,9 @@ fn e_pmp_05_deleting() {
 #[test]
 fn e_pmp_06_announced_to_everybody() {
     let mut settings = settings();
-    settings.pcp = false;
     settings.sides[0].1 = Side::Translated(Some([203, 0, 113, 7].into()));
     let mut world = World::with(settings);
+    world.speaks.pcp = false;
     world.places();
     let mut times = Vec::new();
     while let Some(due) = world.server.deadline() {
@@ -191,7 +191,7 @@ fn e_pmp_06_announced_to_everybody() {
 
 #[test]
 fn e_pmp_07_off_by_default_and_honest_about_pools() {
-    assert!(!turnpike_pcp::server::Settings::default().nat_pmp);
+    assert!(!turnpike_pcp::server::Speaks::default().nat_pmp);
     let mut world = World::new();
     // Many addresses, and this host has none of them yet.
     let unknown = ask(&mut world, "192.168.0.10:4000", &[0, 0]);

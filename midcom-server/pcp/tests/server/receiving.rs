@@ -6,6 +6,18 @@ use crate::world::{
 use turnpike_pcp::server::Drop;
 
 #[test]
+fn e_com_01_only_where_the_operator_enabled_it() {
+    let mut world = World::new();
+    let elsewhere = turnpike_pcp::server::Place { interface: 4, address: ip("203.0.113.2") };
+    for ask in [map(HOST, TCP, 80, 600), announce(HOST), map(MANAGER, TCP, 80, 600).third_party(HOST)] {
+        world.server.receive(world.now, elsewhere, ask.from, &ask.bytes);
+        assert!(world.settle().is_empty());
+    }
+    assert_eq!(world.server.counts().dropped(Drop::Disabled), 3);
+    assert!(world.policy.orders.is_empty());
+}
+
+#[test]
 fn e_com_02_what_is_dropped_and_what_is_malformed() {
     let mut world = World::new();
     for bytes in [vec![], vec![2]] {

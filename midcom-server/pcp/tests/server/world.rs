@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use turnpike_pcp::server::{
     Answer, Effect, Kept, Kind, Order, OrderId, Place, Prefix, Refused, RuleId, Seen, Server, Settings, Side,
-    ThirdParty, Time, Wanted,
+    Speaks, ThirdParty, Time, Wanted,
 };
 
 pub const HOST: &str = "192.168.0.10";
@@ -337,11 +337,11 @@ pub struct World {
     pub slow: bool,
     pub held: Vec<(OrderId, Order)>,
     pub epochs: Vec<Time>,
+    pub speaks: Speaks,
 }
 
 pub fn settings() -> Settings {
     Settings {
-        nat_pmp: true,
         sides: vec![(Prefix { address: ip("192.168.0.0"), length: 16 }, Side::Translated(None))],
         third_party: vec![ThirdParty {
             client: Prefix { address: ip(MANAGER), length: 32 },
@@ -360,7 +360,7 @@ impl World {
 
     pub fn with(settings: Settings) -> Self {
         let now = Time(1_000_000_000);
-        Self {
+        let mut world = Self {
             server: Server::new(settings.clone(), now),
             settings,
             policy: Policy { most: u16::MAX, ..Policy::default() },
@@ -370,7 +370,21 @@ impl World {
             slow: false,
             held: Vec::new(),
             epochs: Vec::new(),
+            speaks: Speaks { pcp: true, nat_pmp: true },
+        };
+        world.quiet_places();
+        world
+    }
+
+    /// The places are known, and were announced long ago.
+    pub fn quiet_places(&mut self) {
+        let now = Time(self.now.0 - 1_000_000);
+        let places = vec![(self.place, self.speaks), (self.place6, self.speaks)];
+        self.server.set_places(now, places);
+        for _ in 0..10 {
+            self.server.poll(Time(u64::MAX));
         }
+        self.server.effects().for_each(drop);
     }
 
     /// Time passes, and rules end.
@@ -492,6 +506,7 @@ impl World {
     /// The control plane starts anew with what the policy engine kept.
     pub fn restart(&mut self, epoch: Time) {
         self.server = Server::new(self.settings.clone(), epoch);
+        self.quiet_places();
         for (number, rule) in &self.policy.rules {
             let kept = Kept {
                 rule: RuleId(*number),
@@ -504,7 +519,8 @@ impl World {
     }
 
     pub fn places(&mut self) {
-        let places = vec![self.place, self.place6];
+        let places = vec![(self.place, self.speaks), (self.place6, self.speaks)];
+        self.server.set_places(self.now, Vec::new());
         self.server.set_places(self.now, places);
     }
 }
