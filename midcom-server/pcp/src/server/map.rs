@@ -164,7 +164,7 @@ impl Server {
         }
         let memo = memo::write(&key, &draft);
         self.order(
-            Step::Change { job, key, lifetime, draft: Box::new(draft) },
+            Step::Change { job, key, rule, lifetime, draft: Box::new(draft) },
             Order::Change { rule, lifetime, filters, memo },
         );
     }
@@ -301,6 +301,6 @@ impl Server {
 
     /// Takes a mapping away.
     pub(super) fn close(&mut self, job: Job, key: Key, rule: RuleId) {
-        self.order(Step::Close { job, key }, Order::Close { rule });
+        self.order(Step::Close { job, key, rule }, Order::Close { rule });
     }
 }

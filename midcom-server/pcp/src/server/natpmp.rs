@@ -153,7 +153,7 @@ impl Server {
                 (Dialect::NatPmp, Some((rule, _))) if !mapping.busy => {
                     mapping.busy = true;
                     sweep.left += 1;
-                    self.order(Step::Sweep { number, key }, Order::Close { rule });
+                    self.order(Step::Sweep { number, key, rule }, Order::Close { rule });
                 }
                 // On its way in or out: the client asks again.
                 (Dialect::NatPmp, _) => return self.end_early(sweep, number),

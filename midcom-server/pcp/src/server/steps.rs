@@ -14,11 +14,11 @@ pub(super) enum Step {
     /// A mapping is made.
     Open { job: Job, key: Key, wanted: Box<Wanted>, insists: bool, tries: u8 },
     /// A mapping gets another lifetime.
-    Change { job: Job, key: Key, lifetime: u32, draft: Box<Mapping> },
+    Change { job: Job, key: Key, rule: RuleId, lifetime: u32, draft: Box<Mapping> },
     /// A mapping would be shortened to this, or be taken away: what do packets say?
     Shorten { job: Job, key: Key, lifetime: u32, filters: Vec<Filter> },
     /// A mapping is taken away.
-    Close { job: Job, key: Key },
+    Close { job: Job, key: Key, rule: RuleId },
     /// Somebody wants away what is not in the table: is it anywhere?
     Absent { job: Job },
     /// Is there a mapping for the inside end of a PEER request?
@@ -26,7 +26,7 @@ pub(super) enum Step {
     /// A mapping that nobody was told of is taken away.
     Discard,
     /// One of many that are taken away.
-    Sweep { number: u64, key: Key },
+    Sweep { number: u64, key: Key, rule: RuleId },
     /// NAT-PMP's external address.
     Address { job: Job },
     /// A mapping that lost its external end gets another.
@@ -62,13 +62,13 @@ impl Server {
             (Step::Open { job, key, wanted, insists, tries }, answer) => {
                 self.open_refused(now, job, key, wanted, insists, tries, refusal(&answer));
             }
-            (Step::Change { job, key, lifetime, draft }, Answer::Changed) => {
+            (Step::Change { job, key, lifetime, draft, .. }, Answer::Changed) => {
                 self.changed(now, &job, key, lifetime, *draft);
             }
-            (Step::Change { job, key, .. }, answer) => match refusal(&answer) {
+            (Step::Change { job, key, rule, .. }, answer) => match refusal(&answer) {
                 // Its lifetime was over before the order arrived: it is as if it had not been there.
                 Refused::Gone => {
-                    self.table.remove(&key);
+                    self.forget(&key, rule);
                     self.begin_again(now, job);
                 }
                 refused => self.give_up(now, &job, &key, refused),
@@ -89,11 +89,11 @@ impl Server {
                 }
             }
             (Step::Shorten { job, key, .. }, answer) => self.give_up(now, &job, &key, refusal(&answer)),
-            (Step::Close { job, key }, Answer::Closed | Answer::Refused(Refused::Gone)) => {
-                self.table.remove(&key);
+            (Step::Close { job, key, rule }, Answer::Closed | Answer::Refused(Refused::Gone)) => {
+                self.forget(&key, rule);
                 self.deleted(now, &job);
             }
-            (Step::Close { job, key }, answer) => self.give_up(now, &job, &key, refusal(&answer)),
+            (Step::Close { job, key, .. }, answer) => self.give_up(now, &job, &key, refusal(&answer)),
             (Step::Absent { job }, Answer::Seen(seen)) => {
                 let nat_pmp = !matches!(job.asked, Asked::Pcp { .. });
                 // RFC 6887 section 15.1 and RFC 6886 section 3.4: neither of them is its to delete. NAT-PMP does
@@ -107,10 +107,10 @@ impl Server {
             (Step::Absent { job }, answer) => self.fail(now, &job, code_of(refusal(&answer))),
             (Step::Peer { job, key }, Answer::Seen(seen)) => self.peer_seen(now, job, key, seen),
             (Step::Peer { job, .. }, answer) => self.fail(now, &job, code_of(refusal(&answer))),
-            (Step::Sweep { number, key }, answer) => {
+            (Step::Sweep { number, key, rule }, answer) => {
                 let gone = matches!(answer, Answer::Closed | Answer::Refused(Refused::Gone));
                 if gone {
-                    self.table.remove(&key);
+                    self.forget(&key, rule);
                 } else if let Some(mapping) = self.table.get_mut(&key) {
                     mapping.busy = false;
                 }
@@ -271,6 +271,23 @@ impl Server {
             Asked::Pcp { message, request, .. } => self.request(now, job.asker, &message, request),
             Asked::NatPmp { .. } => self.fail(now, &job, ResultCode::NoResources),
             Asked::NatPmpAddress => {}
+        }
+    }
+
+    /// Somebody else took a mapping away. One that an order is under way for waits for its answer.
+    pub fn ended(&mut self, rule: RuleId) {
+        let Some(key) = self.table.key_of(rule) else { return };
+        if self.table.get(&key).is_some_and(|mapping| !mapping.busy) {
+            self.cease_updates(&key);
+            self.table.remove(&key);
+        }
+    }
+
+    /// Takes a mapping out of the table, unless another took its place meanwhile.
+    fn forget(&mut self, key: &Key, rule: RuleId) {
+        let same = self.table.get(key).and_then(|mapping| mapping.granted);
+        if same.is_some_and(|(granted, _)| granted == rule) {
+            self.table.remove(key);
         }
     }
 

@@ -71,6 +71,7 @@ impl Mapping {
 #[derive(Debug, Default)]
 pub(super) struct Table {
     mappings: BTreeMap<Key, Mapping>,
+    by_rule: HashMap<RuleId, Key>,
     /// Inbound mappings by protocol and external end, each port of a set by itself.
     by_external: HashMap<(u8, SocketAddr), Key>,
     by_subscriber: HashMap<IpAddr, usize>,
@@ -88,6 +89,10 @@ impl Table {
 
     pub(super) fn get_mut(&mut self, key: &Key) -> Option<&mut Mapping> {
         self.mappings.get_mut(key)
+    }
+
+    pub(super) fn key_of(&self, rule: RuleId) -> Option<Key> {
+        self.by_rule.get(&rule).copied()
     }
 
     /// Mappings of a subscriber.
@@ -169,6 +174,7 @@ impl Table {
         self.unfile(key);
         let Some(mapping) = self.mappings.get_mut(key) else { return };
         mapping.granted = Some((rule, external));
+        self.by_rule.insert(rule, *key);
         if key.kind == Kind::Inbound {
             for end in external_ends(external, mapping.size) {
                 self.by_external.insert((key.protocol, end), *key);
@@ -204,7 +210,8 @@ impl Table {
 
     fn unfile(&mut self, key: &Key) {
         let Some(mapping) = self.mappings.get(key) else { return };
-        let Some((_, external)) = mapping.granted else { return };
+        let Some((rule, external)) = mapping.granted else { return };
+        self.by_rule.remove(&rule);
         if key.kind == Kind::Inbound {
             for end in external_ends(external, mapping.size) {
                 if self.by_external.get(&(key.protocol, end)) == Some(key) {

@@ -10,7 +10,7 @@ pub use rules::{Outbound, Question};
 pub use sockets::Listen;
 
 use crate::server::{Answer, Counts, Effect, Order, OrderId, Prefix, Server, Settings, Time};
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use parking_lot::Mutex;
 use rules::{Errand, Held, Rules};
 use sockets::{Datagram, Sockets};
@@ -19,11 +19,14 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use turnpike_gateway::Gateway;
-use turnpike_policy::{Name, Rule, RuleId};
+use turnpike_gateway::{Gateway, Said, Session, SessionAbout};
+use turnpike_policy::{Agent, Event, Filter, Front, Lifetime, Name, Reply, Request, Rule, RuleId};
 
 /// How often sockets that could not be opened are tried again, at least.
 const AGAIN: Duration = Duration::from_secs(1);
+/// The agent of PCP's front end that hears what becomes of rules: the configuration's access has to have it, with
+/// the rights of an administrator.
+pub const WATCHER: &str = "turnpike";
 /// Results that wait for the loop.
 const QUEUE: usize = 1024;
 
@@ -115,6 +118,11 @@ pub struct Service {
     epochs: mpsc::UnboundedSender<u64>,
     now: fn() -> u64,
     board: Board,
+    gateway: Gateway,
+    watch: Option<Session>,
+    watch_again: Instant,
+    /// Rules there were when it was asked which there are.
+    known: HashSet<RuleId>,
 }
 
 impl std::fmt::Debug for Service {
@@ -147,6 +155,7 @@ impl Service {
         for rule in rules.into_iter().filter(|rule| rules::is_ours(&rule.owner)) {
             groups.entry(rule.group).or_default().push(rule);
         }
+        let watching = gateway.clone();
         let mut kept_rules = Rules::new(gateway, questions);
         for (group, members) in groups {
             match Held::kept(group, &members) {
@@ -168,6 +177,10 @@ impl Service {
             epochs,
             now,
             board: Board::default(),
+            gateway: watching,
+            watch: None,
+            watch_again: Instant::now(),
+            known: HashSet::new(),
         }
     }
 
@@ -197,7 +210,9 @@ impl Service {
                     self.rules.apply(held);
                     self.server.answered(self.time(), id, answer);
                 }
+                said = next(self.watch.as_mut()) => self.said(said),
                 () = tokio::time::sleep_until(wake) => {
+                    self.watch().await;
                     self.server.poll(self.time());
                     self.sockets.open_missing().await;
                     self.server.set_places(self.time(), self.sockets.places());
@@ -213,9 +228,59 @@ impl Service {
     fn wake(&self) -> Instant {
         let due = self.server.deadline().map(|due| Duration::from_millis(self.time().until(due)));
         let again = self.sockets.is_missing().then_some(AGAIN);
-        let pause = due.into_iter().chain(again).min();
+        let listens = !self.sockets.places().is_empty();
+        let watch = (listens && self.watch.is_none()).then(|| self.watch_again - Instant::now());
+        let pause = due.into_iter().chain(again).chain(watch).min();
         // Without anything due, now and then all the same: it costs nothing.
         Instant::now() + pause.unwrap_or(Duration::from_secs(60))
+    }
+
+    /// Listens to what becomes of rules, and learns what became of them meanwhile.
+    async fn watch(&mut self) {
+        if self.watch.is_some() || self.watch_again > Instant::now() || self.sockets.places().is_empty() {
+            return;
+        }
+        self.watch_again = Instant::now() + AGAIN;
+        let about =
+            SessionAbout { peer: "pcp".to_owned(), security: "none".to_owned(), counters: Arc::default() };
+        match self.gateway.open(Agent::new(Front::Pcp, WATCHER), about).await {
+            Ok(session) => {
+                self.known = self.rules.known();
+                let all = Request::RuleList(Filter::default());
+                if session.call(session.requester(), 0, all).await.is_ok() {
+                    self.watch = Some(session);
+                }
+            }
+            Err(error) => tracing::debug!(%error, "PCP does not hear yet what becomes of its rules"),
+        }
+    }
+
+    fn said(&mut self, said: Option<Said>) {
+        match said {
+            Some(Said::Notification(notification)) => match notification.event {
+                Event::Rule { rule, lifetime: Lifetime::NONE } => {
+                    if let Some(mapping) = self.rules.ended(rule) {
+                        self.server.ended(mapping);
+                    }
+                }
+                Event::Group { group, lifetime: Lifetime::NONE } => {
+                    let mapping = crate::server::RuleId(u64::from(group.0));
+                    self.rules.forget(mapping);
+                    self.server.ended(mapping);
+                }
+                Event::SessionEnded(_) => self.watch = None,
+                Event::Rule { .. } | Event::Group { .. } | Event::Expiring { .. } => {}
+            },
+            Some(Said::Reply { answer: Ok(Reply::Rules(rules)), .. }) => {
+                let there: HashSet<RuleId> = rules.into_iter().map(|(rule, _)| rule).collect();
+                let gone = std::mem::take(&mut self.known).into_iter().filter(|rule| !there.contains(rule));
+                for mapping in gone.filter_map(|rule| self.rules.ended(rule)) {
+                    self.server.ended(mapping);
+                }
+            }
+            Some(Said::Reply { .. }) => {}
+            None => self.watch = None,
+        }
     }
 
     fn input(&mut self, input: Input) {
@@ -276,5 +341,13 @@ impl Service {
             // The service ended: nobody waits for the answer.
             let _ = done.send(Done { id, answer, held });
         });
+    }
+}
+
+/// What is said to a session; nothing, ever, to none.
+async fn next(session: Option<&mut Session>) -> Option<Said> {
+    match session {
+        Some(session) => session.next().await,
+        None => std::future::pending().await,
     }
 }

@@ -4,7 +4,7 @@
 
 use crate::server::{Answer, Asker, Kept, Kind, Order, Refused, RuleId as MappingId, Seen, Time, Wanted};
 use crate::wire::Filter;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use tokio::sync::{mpsc, oneshot};
 use turnpike_gateway::Gateway;
@@ -176,25 +176,49 @@ pub(super) struct Rules {
     gateway: Gateway,
     questions: mpsc::Sender<Question>,
     held: HashMap<MappingId, Held>,
+    by_rule: HashMap<RuleId, MappingId>,
 }
 
 impl Rules {
     pub(super) fn new(gateway: Gateway, questions: mpsc::Sender<Question>) -> Self {
-        Self { gateway, questions, held: HashMap::new() }
+        Self { gateway, questions, held: HashMap::new(), by_rule: HashMap::new() }
     }
 
     pub(super) fn hold(&mut self, mapping: MappingId, held: Held) {
+        self.forget(mapping);
+        self.by_rule.extend(held.rules.iter().map(|(rule, _)| (*rule, mapping)));
         self.held.insert(mapping, held);
+    }
+
+    pub(super) fn forget(&mut self, mapping: MappingId) {
+        for (rule, _) in self.held.remove(&mapping).into_iter().flat_map(|held| held.rules) {
+            self.by_rule.remove(&rule);
+        }
     }
 
     pub(super) fn apply(&mut self, errand: Errand) {
         match errand {
             Errand::Nothing => {}
             Errand::Hold(mapping, held) => self.hold(mapping, *held),
-            Errand::Forget(mapping) => {
-                self.held.remove(&mapping);
-            }
+            Errand::Forget(mapping) => self.forget(mapping),
         }
+    }
+
+    /// A rule is gone: the mapping that is gone with it, if that was its last.
+    pub(super) fn ended(&mut self, rule: RuleId) -> Option<MappingId> {
+        let mapping = self.by_rule.remove(&rule)?;
+        let held = self.held.get_mut(&mapping)?;
+        held.rules.retain(|(other, _)| *other != rule);
+        if !held.rules.is_empty() {
+            return None;
+        }
+        self.held.remove(&mapping);
+        Some(mapping)
+    }
+
+    /// Every rule of a mapping.
+    pub(super) fn known(&self) -> HashSet<RuleId> {
+        self.by_rule.keys().copied().collect()
     }
 
     /// What has to be done for an order. `zone` tells a host's zone for who asks, `own` that of who asks.

@@ -398,3 +398,13 @@ fn a_mapping_that_ended_meanwhile_is_made_anew() {
     assert_eq!(reply.lifetime(), 900);
     assert_eq!(world.policy.rules.len(), 1);
 }
+
+#[test]
+fn a_mapping_that_the_operator_took_away_is_forgotten() {
+    let mut world = World::new();
+    world.mapped(&map(HOST, TCP, 80, 600));
+    let (number, _) = world.policy.rules.drain().next().expect("one");
+    world.server.ended(turnpike_pcp::server::RuleId(number));
+    assert_eq!(world.server.mappings(), 0);
+    world.mapped(&map(HOST, TCP, 80, 600).nonce(THEIRS));
+}
