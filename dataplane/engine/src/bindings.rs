@@ -134,6 +134,8 @@ pub(crate) struct Bindings {
     pub(crate) notices: Vec<Slot>,
     /// Ids of pinholes that close by themselves.
     closing: Vec<u64>,
+    /// Of the last new binding.
+    last_pool: PoolId,
     random: Random,
     keyed: Keyed,
     worker: WorkerId,
@@ -177,6 +179,7 @@ impl Bindings {
             ports: Ports::new(setup, keyed, memory)?,
             notices: Vec::with_capacity(NOTICES),
             closing: Vec::with_capacity(NOTICES),
+            last_pool: PoolId(0),
             random: Random::new(keyed),
             keyed,
             worker: setup.worker,
@@ -228,6 +231,19 @@ impl Bindings {
 
     fn forget_host(&mut self, number: u32) {
         self.free_hosts.push(number);
+    }
+
+    /// First of four steps, over a burst, that bring the lines near which new bindings will need. The pool is a
+    /// guess: the one of the last new binding.
+    pub(crate) fn prefetch(&self, protocol: u8, inside: [u8; 4], port: u16) {
+        let pool = self.last_pool;
+        self.by_inside.prefetch(self.hash_inside(protocol, Address::v4(inside), port, pool));
+        self.ports.prefetch_index(inside, pool);
+    }
+
+    /// Second step.
+    pub(crate) fn prefetch_subscriber(&self, inside: [u8; 4]) -> Option<u32> {
+        self.ports.prefetch_subscriber(inside, self.last_pool)
     }
 
     /// The binding of an inside endpoint.
@@ -323,6 +339,7 @@ impl Bindings {
             (true, 0) => Parity::EVEN,
             (true, _) => Parity::ODD,
         };
+        self.last_pool = pool;
         self.ports.at(now);
         let known = self.ports.subscriber_of(address, pool).is_some();
         let wanted = Wanted { pool, inside: address, class, parity, random: self.random.next() };

@@ -154,7 +154,9 @@ impl<B: Buffer> Engine<B> {
         while !packets.as_slice().is_empty() {
             let count = packets.as_slice().len().min(LANES);
             fast::look(lanes, packets.as_slice(), doors, &worker.flows);
-            fast::guess(lanes, count, &worker.flows);
+            if fast::guess(lanes, count, &worker.flows) > 0 {
+                fast::prepare(lanes, count, &worker.bindings);
+            }
             for (lane, buffer) in lanes.iter().zip(packets.by_ref().take(count)) {
                 if let Err(buffer) = worker.fast(now, refreshes, lane, buffer, out) {
                     long_way += 1;
