@@ -24,6 +24,7 @@ mod mirror;
 mod netlink;
 mod options;
 mod pinholes;
+mod ranges;
 mod reading;
 mod resolve;
 mod running;

@@ -4,7 +4,7 @@ use crate::data::{
     ConfigData, DropsData, NeighbourData, PinholeData, PoolData, PortData, ReloadData, RouteData, StatusData,
     VersionData, WorkerData,
 };
-use crate::{BindingData, FlowData, Timestamp};
+use crate::{BindingData, FlowData, NatForwardData, NatReverseData, Timestamp};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -34,6 +34,8 @@ payload! {
     Vec<PinholeData> = "turnpike.pinholes.v1",
     ReloadData = "turnpike.reload.v1",
     VersionData = "turnpike.version.v1",
+    NatForwardData = "turnpike.nat_forward.v1",
+    NatReverseData = "turnpike.nat_reverse.v1",
 }
 
 /// A successful answer.

@@ -38,6 +38,8 @@ fn responses() {
     check_response(examples::config());
     check_response(examples::reload());
     check_response(examples::version());
+    check_response(examples::nat_forward());
+    check_response(examples::nat_reverse());
     check_response(examples::pinhole());
     check_response(examples::pinholes());
 }

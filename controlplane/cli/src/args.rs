@@ -7,7 +7,7 @@ use std::time::Duration;
 use turnpike_abi::counters::TcpState;
 use turnpike_api::{
     BindingFilter, Endpoint, EndpointPattern, FlowFilter, FlowState, PinholeAdd, PinholeProtocol, PortRange,
-    Prefix, Protocol,
+    Prefix, Protocol, Timestamp,
 };
 
 const EXIT_CODES: &str = "\
@@ -61,6 +61,12 @@ pub enum Command {
         #[command(subcommand)]
         action: PinholeAction,
     },
+    /// Compute the mappings of deterministic pools (RFC 7422)
+    Nat {
+        /// What to compute.
+        #[command(subcommand)]
+        action: NatAction,
+    },
     /// Check a configuration file, or have the box read its own again
     Config {
         /// What to do.
@@ -75,6 +81,29 @@ pub enum Command {
     Completions {
         /// The shell
         shell: Shell,
+    },
+}
+
+/// What can be computed of deterministic pools.
+#[derive(Debug, Subcommand)]
+pub enum NatAction {
+    /// External address and ports of an inside address
+    Forward {
+        /// Inside address
+        address: std::net::Ipv4Addr,
+        /// When, such as 2026-11-21T03:20:00Z; now unless given
+        #[arg(long, value_name = "TIME")]
+        time: Option<Timestamp>,
+    },
+    /// Inside address that has an external port
+    Reverse {
+        /// External address
+        external: std::net::Ipv4Addr,
+        /// External port or ICMP identifier
+        port: u16,
+        /// When, such as 2026-11-21T03:20:00Z; now unless given
+        #[arg(long, value_name = "TIME")]
+        time: Option<Timestamp>,
     },
 }
 

@@ -27,6 +27,7 @@ pub fn run(cli: &Cli, output: &mut Output<'_>) -> Result<u8, Failure> {
     match &cli.command {
         Command::Show { what } => show_what(cli, what, output),
         Command::Pinhole { action } => pinhole(cli, action, output),
+        Command::Nat { action } => crate::nat::run(cli, action, output),
         Command::Config { action: ConfigAction::Check { file } } => check(file, output),
         Command::Config { action: ConfigAction::Reload } => reload(cli, output),
         Command::Top(args) => top::run(cli, args, output),
@@ -41,7 +42,7 @@ fn connect(cli: &Cli) -> Result<Client, Failure> {
 }
 
 /// Asks once.
-fn ask<T: Payload>(cli: &Cli, request: &Request) -> Result<Envelope<T>, Failure> {
+pub(crate) fn ask<T: Payload>(cli: &Cli, request: &Request) -> Result<Envelope<T>, Failure> {
     Ok(connect(cli)?.call(request)?)
 }
 

@@ -14,6 +14,7 @@
 
 pub mod args;
 pub mod commands;
+pub mod nat;
 pub mod output;
 pub mod pages;
 pub mod reasons;

@@ -78,7 +78,7 @@ fn pools(config: &Config) -> Vec<PoolRecord> {
 }
 
 /// A pool as the workers take it.
-pub(crate) fn pool_record(config: &Config, pool: &Pool) -> PoolRecord {
+fn pool_record(config: &Config, pool: &Pool) -> PoolRecord {
     PoolRecord {
         port_first: pool.ports.first,
         port_last: pool.ports.last,

@@ -23,8 +23,12 @@ use turnpike_shm::memory::Memory;
 
 pub(crate) use pinholes::{Closing, Passage, PassingBy};
 
+const IPV6_IN_IPV4: u8 = 41;
+const MOBILE: u8 = 55;
 /// Most bindings of a worker: their numbers share a word with what else a port can stand for.
 const MOST: usize = 1 << 29;
+/// One reservation and one lease for so many bindings.
+const HELD_SHARE: usize = 4;
 /// Events that wait for the next look at the timers.
 const NOTICES: usize = 1024;
 
@@ -152,6 +156,11 @@ pub(crate) const fn class_of(protocol: u8) -> ProtocolClass {
     }
 }
 
+/// Whether a pinhole may have a protocol without ports translated: 6in4 and 6to4, minimal encapsulation (RFC 2004).
+pub(crate) const fn is_translated(protocol: u8) -> bool {
+    matches!(protocol, IPV6_IN_IPV4 | MOBILE)
+}
+
 impl Bindings {
     /// Bytes of the memory given to [`Bindings::new`].
     pub(crate) const fn bytes(setup: &Setup) -> usize {
@@ -172,8 +181,8 @@ impl Bindings {
             free_pinholes: Vec::with_capacity(capacity),
             by_id: map(capacity, keyed),
             portless: map(capacity.min(1 << 16), keyed),
-            leases: map(capacity, keyed),
-            reservations: map(capacity, keyed),
+            leases: map(capacity.div_ceil(HELD_SHARE), keyed),
+            reservations: map(capacity.div_ceil(HELD_SHARE), keyed),
             contacts: None,
             flows: setup.flows,
             ports: Ports::new(setup, keyed, memory)?,

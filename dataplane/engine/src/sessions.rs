@@ -122,7 +122,10 @@ impl<B: Buffer> Worker<B> {
             return self.related(tables, buffer, packet, Some(egress), false);
         }
         let Some(tuple) = tuple_of(packet) else { return Verdict::Drop(DropReason::IcmpUnknownType) };
-        if pool.is_some() && packet.transport == Transport::Other {
+        // Without ports there is nothing to share an address by: who has it was told by a pinhole.
+        if let (Some(pool), Transport::Other) = (pool, packet.transport)
+            && self.bindings.of_inside(packet.protocol, source, 0, pool).is_none()
+        {
             return Verdict::Drop(DropReason::ProtoUnsupported);
         }
         if packet.ttl <= 1 {
@@ -228,17 +231,19 @@ impl<B: Buffer> Worker<B> {
                 Err(reason) => return nobody(reason),
             },
             Transport::IcmpOther { .. } => return nobody(DropReason::IcmpUnknownType),
+            Transport::Other if bindings::is_translated(packet.protocol) => 0,
             Transport::Other | Transport::None => return nobody(DropReason::ProtoUnsupported),
         };
-        let owner = steering::owner_of_port(port, self.workers);
+        let protocol = self.port_protocol(buffer.bytes(), packet);
+        let owner = match bindings::class_of(protocol) {
+            ProtocolClass::Other => steering::owner_of_portless(Address(packet.destination), self.workers),
+            _ => steering::owner_of_port(port, self.workers),
+        };
         if owner != self.id && !leased {
             return Verdict::Cross(owner, Stage::Inbound { hairpin, leased: false });
         }
-        let lease = if leased {
-            None
-        } else {
-            self.bindings.lease(self.port_protocol(buffer.bytes(), packet), Address(packet.destination), port)
-        };
+        let lease =
+            if leased { None } else { self.bindings.lease(protocol, Address(packet.destination), port) };
         if let Some(to) = lease.filter(|to| *to != self.id) {
             return Verdict::Cross(to, Stage::Inbound { hairpin, leased: true });
         }
@@ -256,6 +261,9 @@ impl<B: Buffer> Worker<B> {
             Some(found) => found,
             None => match self.accept(tables, now, passing, packet, &tuple, pool) {
                 Ok(found) => found,
+                Err(Verdict::Drop(DropReason::NoMapping)) if packet.transport == Transport::Other => {
+                    return nobody(DropReason::ProtoUnsupported);
+                }
                 Err(Verdict::Drop(DropReason::NoMapping)) => return nobody(DropReason::NoMapping),
                 // As below: the frame is not as its sender knows it.
                 Err(Verdict::Refuse(refusal)) if hairpin => return Verdict::Drop(refusal.reason),

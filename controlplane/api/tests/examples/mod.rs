@@ -492,6 +492,34 @@ pub fn requests() -> Vec<Request> {
         }),
         Request::PinholeList,
         Request::PinholeRemove(PinholeRemove { id: 1 }),
+        Request::NatForward(NatForward { inside: "198.51.100.2".parse().unwrap(), time: None }),
+        Request::NatReverse(NatReverse {
+            external: "192.0.2.1".parse().unwrap(),
+            port: 5_056,
+            time: Some("2026-11-21T03:20:00.000Z".parse().unwrap()),
+        }),
         Request::Version,
     ]
+}
+
+/// The example of RFC 7422, section 2.3.
+pub fn nat_forward() -> NatForwardData {
+    NatForwardData {
+        inside: "198.51.100.2".parse().unwrap(),
+        pool: "public".into(),
+        external: "192.0.2.1".parse().unwrap(),
+        ports: vec![PortRange { first: 5_056, last: 9_087 }],
+        since: Some("2026-11-20T08:00:00.000Z".parse().unwrap()),
+    }
+}
+
+pub fn nat_reverse() -> NatReverseData {
+    NatReverseData {
+        external: "192.0.2.1".parse().unwrap(),
+        port: 5_056,
+        pool: "public".into(),
+        holder: PortHolder::Inside,
+        inside: Some("198.51.100.2".parse().unwrap()),
+        since: Some("2026-11-20T08:00:00.000Z".parse().unwrap()),
+    }
 }

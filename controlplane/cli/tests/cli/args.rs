@@ -63,6 +63,8 @@ fn every_line_of_the_manual_parses() {
         "pinhole add --protocol udp --inside [fd00:1::20]:53 --remote ::/0 --remote-ports 53 --lifetime 1",
         "pinhole list",
         "pinhole remove 18446744073709551615",
+        "nat forward 100.64.0.9",
+        "nat reverse 203.0.113.16 40000 --time 2026-11-21T03:20:00Z",
         "config check turnpike.toml",
         "config reload",
         "top",

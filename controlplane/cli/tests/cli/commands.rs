@@ -21,6 +21,8 @@ const COMMANDS: &[(&[&str], &str, &str)] = &[
     (&["pinhole", "add", "--protocol", "tcp", "--inside", "192.168.0.20:22"], "pinhole-add", "pinhole"),
     (&["config", "reload"], "config-reload", "reload"),
     (&["top", "--once"], "top-once", "status"),
+    (&["nat", "forward", "198.51.100.2"], "nat-forward", "nat_forward"),
+    (&["nat", "reverse", "192.0.2.1", "5056"], "nat-reverse", "nat_reverse"),
     (&["version"], "version", "version"),
 ];
 
