@@ -15,6 +15,7 @@ mod fast;
 mod flows;
 mod forwarding;
 mod holes;
+mod fragments;
 mod index;
 mod intervals;
 mod keyed;
@@ -23,6 +24,7 @@ mod outbox;
 mod pipeline;
 mod policy;
 mod ports;
+mod reassembly;
 mod related;
 mod replies;
 mod sessions;
@@ -216,9 +218,10 @@ impl<B: Buffer> Engine<B> {
         self.worker.now = now;
         while let Some(waiting) = self.worker.neighbours.expire(now) {
             self.worker.discard(waiting.buffer, DropReason::NeighbourUnresolved, out);
-            self.worker.counters.set(Counter::Held, self.worker.neighbours.waiting() as u64);
+            self.worker.count_held();
         }
         if let Some(tables) = &self.tables {
+            self.worker.expire_fragments(now, &tables.policy.settings, out);
             self.worker.expire(now, &tables.policy.settings);
             self.worker.look_after_pinholes(out);
         }
@@ -228,6 +231,7 @@ impl<B: Buffer> Engine<B> {
     /// Allocates port maps for pool addresses that are new, and ends bindings whose address left its pool.
     pub fn set_policy(&mut self, policy: Arc<Policy>) -> Option<Arc<Policy>> {
         self.worker.counters.set(Counter::PolicyGeneration, policy.generation());
+        self.worker.counters.set(Counter::FragmentsLimit, policy.settings.fragments_waiting.into());
         let shorter = self.policy.as_ref().is_some_and(|old| policy.has_shorter_timeouts_than(old));
         if shorter {
             self.worker.sweep = Some(0);
