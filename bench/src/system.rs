@@ -194,7 +194,7 @@ fn conditions(table: &mut Table, plan: &Plan, options: &Options) {
     table.condition(
         "traffic",
         format!(
-            "UDP, {} flows, order random, {} bytes, {}, headers cold (they come from another core); packet memory on 2 MB pages",
+            "UDP, {} flows, order random, {} bytes, {}, headers warm (the port's driver has just copied them); packet memory on 2 MB pages",
             crate::options::short(plan.flows),
             plan.size,
             options.direction.name()
