@@ -20,6 +20,7 @@ mod ring;
 mod scale;
 mod setup;
 mod spread;
+mod system;
 mod traffic;
 
 use clap::{Parser, Subcommand};
@@ -64,7 +65,9 @@ enum Command {
     Flood(flood::Options),
     /// Instructions a packet, counted by callgrind, against the baseline.
     Instructions(instructions::Options),
-    /// Everything above, as the tables of the README.
+    /// The real processes, port to port, beside testpmd and the kernel. Needs root and two processors.
+    System(system::Options),
+    /// Everything but `system`, as the tables of the README.
     All(all::Options),
 }
 
@@ -82,6 +85,7 @@ fn main() -> ExitCode {
         Command::Ring(options) => ring::run(options, &cpus, &mut report),
         Command::Flood(options) => flood::run(options, &mut report),
         Command::Instructions(options) => instructions::run(options, &mut report),
+        Command::System(options) => system::run(options, &mut report),
         Command::All(options) => all::run(options, &cpus, &mut report),
     });
     match done {
