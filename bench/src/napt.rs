@@ -9,6 +9,7 @@ use crate::rig::{BURST, CHUNK, Rig, Shape};
 use crate::spread::Spread;
 use crate::traffic::{Chunk, Draw, Generator, Plan};
 use std::sync::Arc;
+use turnpike_shm::measure::refusing;
 
 /// Flows of a subscriber.
 pub const FLOWS_EACH: u32 = 64;
@@ -120,7 +121,7 @@ fn measure(row: &Row, rig: &mut Rig, probe: &mut Probe, stock: &mut Stock) -> Re
         }
         for _ in 0..TURN {
             engine.generator.fill(&mut chunk, &mut rig.stock);
-            let passed = rig.pass(&mut chunk);
+            let passed = refusing("the engine, at a packet,", || rig.pass(&mut chunk));
             rig.expect_sent(passed.sent, packets)?;
             engine.spread.add(passed.ticks, packets);
         }
