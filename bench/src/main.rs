@@ -14,6 +14,7 @@ mod machine;
 mod memory;
 mod napt;
 mod options;
+mod ports;
 mod report;
 mod rig;
 mod ring;
@@ -53,6 +54,8 @@ enum Command {
     Limit(limit::Options),
     /// New flows, into an empty and into a nearly full table, with expiry.
     Setup(setup::Options),
+    /// New bindings while port blocks fill up.
+    Ports(ports::Options),
     /// First packets against many rules.
     Firewall(firewall::Options),
     /// One worker and more, with and without steering by the device.
@@ -79,6 +82,7 @@ fn main() -> ExitCode {
         Command::Napt(options) => napt::run(options, &mut report),
         Command::Limit(options) => limit::run(options, &mut report),
         Command::Setup(options) => setup::run(options, &mut report),
+        Command::Ports(options) => ports::run(options, &mut report),
         Command::Firewall(options) => firewall::run(options, &mut report),
         Command::Scale(options) => scale::run(options, &cpus, &mut report),
         Command::Memory(options) => memory::run(options, &mut report),
