@@ -17,6 +17,7 @@ pub mod commands;
 pub mod output;
 pub mod pages;
 pub mod reasons;
+pub mod rules;
 pub mod show;
 pub mod status;
 pub mod table;

@@ -71,26 +71,26 @@ fn rules_come_back() {
 #[test]
 fn version_1_is_fixed() {
     let golden = concat!(
-        "01",                   // version
-        "00000003",             // group
-        "01000570726f7879",     // simco:proxy
-        "0006696e73696465",     // zone
-        "0101",                 // enable inbound, same parity
-        "110002",               // udp, two ports
-        "01040a01080320138c",   // internal
-        "04c0000200180000",     // external
-        "0100067075626c6963",   // pool
-        "01c63364079c40",       // outside
-        "02000101",             // lock, flows, close on FIN
-        "010000001e",           // idle
-        "0100010009",           // remote ports
-        "0101",                 // wished ending
-        "0104c0000221200009",   // locked
-        "01",                   // ending
-        "010003727470",         // description
-        "0003010203",           // tag
-        "000001a1ee565e00",     // created
-        "01000001a1ee574860",   // expires
+        "01",                 // version
+        "00000003",           // group
+        "01000570726f7879",   // simco:proxy
+        "0006696e73696465",   // zone
+        "0101",               // enable inbound, same parity
+        "110002",             // udp, two ports
+        "01040a01080320138c", // internal
+        "04c0000200180000",   // external
+        "0100067075626c6963", // pool
+        "01c63364079c40",     // outside
+        "02000101",           // lock, flows, close on FIN
+        "010000001e",         // idle
+        "0100010009",         // remote ports
+        "0101",               // wished ending
+        "0104c0000221200009", // locked
+        "01",                 // ending
+        "010003727470",       // description
+        "0003010203",         // tag
+        "000001a1ee565e00",   // created
+        "01000001a1ee574860", // expires
     );
     let hex: String = full().encode().iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(hex, golden);

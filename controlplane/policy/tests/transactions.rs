@@ -7,8 +7,8 @@ use turnpike_abi::command::PinholeAdd;
 use turnpike_abi::event::AckResult;
 use turnpike_policy::{
     Action, Agent, AuditEvent, Behaviour, Direction, Enable, Event, Filter, Find, Front, GroupId, IpVersion,
-    Lifetime, Lock, Network, Outside, Parity, Permit, PortParity, Protocol, Refusal, Reply, Request, Requester,
-    Reserve, Rights, RuleId, Scope, Service, SessionEnd, SessionId, State, Time, Tuple,
+    Lifetime, Lock, Network, Outside, Parity, Permit, PortParity, Protocol, Refusal, Reply, Request,
+    Requester, Reserve, Rights, RuleId, Scope, Service, SessionEnd, SessionId, State, Time, Tuple,
 };
 
 fn gone(rule: RuleId) -> Event {
@@ -104,7 +104,8 @@ fn a_gen_05_requests_are_atomic() {
     world.slow_workers = Some(Default::default());
     let (a, b) = (world.by("a"), world.by("b"));
     let first = world.submit(&a, Request::Reserve(Box::new(prr(None, 2))));
-    let second = world.submit(&b, Request::Reserve(Box::new(Reserve { parity: PortParity::Odd, ..prr(None, 2) })));
+    let second =
+        world.submit(&b, Request::Reserve(Box::new(Reserve { parity: PortParity::Odd, ..prr(None, 2) })));
     let mut queue = world.slow_workers.take().unwrap();
     while let Some((token, worker, command)) = queue.pop_front() {
         world.carry_out(token, worker, command);
@@ -116,10 +117,13 @@ fn a_gen_05_requests_are_atomic() {
     assert_eq!(world.engine.len(), 1);
     // What is under way is not to be seen.
     world.slow_disk = Some(Default::default());
-    let third = world.submit(&a, Request::Enable(Box::new(Enable {
-        external: tuple("192.0.2.1", 7),
-        ..Enable::new(Protocol::UDP, tuple("172.16.0.1", 7), Direction::Inbound, Lifetime(9))
-    })));
+    let third = world.submit(
+        &a,
+        Request::Enable(Box::new(Enable {
+            external: tuple("192.0.2.1", 7),
+            ..Enable::new(Protocol::UDP, tuple("172.16.0.1", 7), Direction::Inbound, Lifetime(9))
+        })),
+    );
     assert_eq!(world.answer(third), None);
     assert_eq!(world.list("a").len(), usize::from(answers[0].is_ok()));
 }
@@ -222,7 +226,8 @@ fn a_gen_12_a_failed_request_changes_no_state() {
     let (rule, group, _) = world.enable("a", udp("10.0.0.1", 5000)).unwrap();
     let (reserved, _, outside) = world.reserve("a", prr(Some("10.0.0.9"), 2)).unwrap();
     let taken = outside.unwrap();
-    let strict = |port| Some(Outside { address: Some(taken.address), port: Some(port), strict: true, pool: None });
+    let strict =
+        |port| Some(Outside { address: Some(taken.address), port: Some(port), strict: true, pool: None });
     let pea = |enable: Enable| Enable { reserved: Some(reserved), range: 2, ..enable };
     let wrong: Vec<(&str, Enable, u8)> = vec![
         ("a", Enable { group: Some(GroupId(77)), ..udp("10.0.0.1", 1) }, 0x44),
@@ -352,7 +357,8 @@ fn a_adr_03_a1_is_a3_and_a2_is_a0_without_translation() {
         let external = if host.contains(':') { tuple("2001:db8::9", 7) } else { tuple("192.0.2.9", 7) };
         let enable = per(Protocol::UDP, tuple(host, 80), external, Direction::Inbound);
         let by = world.by("a");
-        let Ok(Reply::Enabled { inside, outside, .. }) = world.ask(&by, Request::Enable(Box::new(enable))) else {
+        let Ok(Reply::Enabled { inside, outside, .. }) = world.ask(&by, Request::Enable(Box::new(enable)))
+        else {
             panic!("{host}");
         };
         assert_eq!(inside, external, "A1 is A3");
@@ -362,11 +368,7 @@ fn a_adr_03_a1_is_a3_and_a2_is_a0_without_translation() {
     assert_eq!(world.reserve("a", twice.clone()).unwrap_err(), Refusal::TwiceNat);
     let lenient = Reserve { service: Service::Twice { lenient: true }, ..prr(None, 2) };
     assert!(world.reserve("a", lenient).unwrap().2.is_some(), "A2 alone (row A-AMB-06)");
-    let firewall = Reserve {
-        internal_version: IpVersion::V6,
-        external_version: IpVersion::V6,
-        ..twice
-    };
+    let firewall = Reserve { internal_version: IpVersion::V6, external_version: IpVersion::V6, ..twice };
     assert_eq!(world.reserve("a", firewall).unwrap().2, None, "a firewall ignores the parameter");
 }
 
@@ -376,11 +378,7 @@ fn a_adr_05_port_0_is_every_port_and_a_range_is_consecutive() {
     world.enable("a", udp("10.0.0.1", 80)).unwrap();
     let (add, _) = world.workers.pinholes.values().next().unwrap();
     assert_eq!((add.remote_port_first, add.remote_port_last), (0, u16::MAX));
-    let range = Enable {
-        range: 4,
-        external: tuple("192.0.2.1", 7000),
-        ..udp("10.0.0.2", 5004)
-    };
+    let range = Enable { range: 4, external: tuple("192.0.2.1", 7000), ..udp("10.0.0.2", 5004) };
     let (rule, _, outside) = world.enable("a", range).unwrap();
     let (add, ack) = world.workers.pinholes[&u64::from(rule.0)];
     assert_eq!((add.ports, add.inside_port, ack.external_port), (4, 5004, outside.port));
@@ -528,7 +526,8 @@ fn a_per_01_after_a_reservation_the_rule_keeps_its_identity_and_a2() {
                 world.notifications();
                 let enable = Enable { reserved: Some(rule), range: 2, ..udp(host, 5004) };
                 let request = Request::Enable(Box::new(enable));
-                let Ok(Reply::Enabled { rule: same, group: same_group, outside: a2, .. }) = world.ask(&by, request)
+                let Ok(Reply::Enabled { rule: same, group: same_group, outside: a2, .. }) =
+                    world.ask(&by, request)
                 else {
                     panic!("{host} with {workers}");
                 };
@@ -554,7 +553,10 @@ fn a_per_02_a_failed_enable_leaves_the_reservation() {
             let enable = Enable { reserved: Some(rule), range: 2, ..udp(host, 5004) };
             let before = world.picture();
             world.workers.refuse = Some(AckResult::TABLE_FULL);
-            assert_eq!(world.enable("a", enable.clone()).unwrap_err(), Refusal::Worker(AckResult::TABLE_FULL));
+            assert_eq!(
+                world.enable("a", enable.clone()).unwrap_err(),
+                Refusal::Worker(AckResult::TABLE_FULL)
+            );
             assert_eq!(world.picture(), before, "{host} with {workers}");
             assert!(world.workers.leases.is_empty());
             assert_eq!(Some(world.enable("a", enable).unwrap().2), outside, "and can be tried again");
@@ -602,7 +604,8 @@ fn a_rlc_01_no_more_than_was_asked_and_than_is_allowed_is_granted() {
     let by = world.by("a");
     for (asked, granted) in [(1, 1), (3600, 3600), (3601, 3600), (u32::MAX, 3600)] {
         let enable = Enable { lifetime: Lifetime(asked), ..udp("10.0.0.1", 80) };
-        let Ok(Reply::Enabled { rule, lifetime, .. }) = world.ask(&by, Request::Enable(Box::new(enable))) else {
+        let Ok(Reply::Enabled { rule, lifetime, .. }) = world.ask(&by, Request::Enable(Box::new(enable)))
+        else {
             panic!("{asked}");
         };
         assert_eq!(lifetime, Lifetime(granted));
@@ -638,7 +641,8 @@ fn a_rlc_02_lifetime_0_deletes_either_kind() {
 fn a_ren_01_the_reply_comes_first_and_every_other_session_hears_of_it() {
     let mut world = World::new();
     let asker = world.open("a");
-    let (twin, boss, backup, stranger) = (world.open("a"), world.open("boss"), world.open("backup"), world.open("b"));
+    let (twin, boss, backup, stranger) =
+        (world.open("a"), world.open("boss"), world.open("backup"), world.open("b"));
     let by = world.by("a").in_session(asker);
     let mut rule = RuleId(0);
     for step in 0..4 {
@@ -666,7 +670,8 @@ fn a_ren_02_expiry_is_announced_before_the_rule_is_gone() {
     let mut world = World::new();
     let session = world.open("a");
     let by = world.by("a").in_session(session);
-    let Ok(Reply::Enabled { rule, .. }) = world.ask(&by, Request::Enable(Box::new(udp("10.0.0.1", 80)))) else {
+    let Ok(Reply::Enabled { rule, .. }) = world.ask(&by, Request::Enable(Box::new(udp("10.0.0.1", 80))))
+    else {
         panic!("refused");
     };
     world.slow_workers = Some(Default::default());
@@ -682,7 +687,8 @@ fn a_ren_02_expiry_is_announced_before_the_rule_is_gone() {
     assert!(world.workers.pinholes.is_empty() && world.disk.is_empty());
     assert!(world.notifications().is_empty(), "once");
     // The operator's word, and a worker's, are announced likewise.
-    let Ok(Reply::Enabled { rule, .. }) = world.ask(&by, Request::Enable(Box::new(udp("10.0.0.1", 80)))) else {
+    let Ok(Reply::Enabled { rule, .. }) = world.ask(&by, Request::Enable(Box::new(udp("10.0.0.1", 80))))
+    else {
         panic!("refused");
     };
     world.engine.operator_ends(rule, Agent::new(Front::Cli, "0"), world.now).unwrap();
@@ -709,16 +715,18 @@ fn a_ren_03_idle_rules_end_and_that_is_announced() {
     world.pass(1);
     assert_eq!(world.notifications(), [(session, gone(rule))]);
     assert!(world.workers.pinholes.is_empty());
-    let ended = world.audits.iter().any(|audit| {
-        matches!(&audit.event, AuditEvent::Ended { why: turnpike_policy::Ended::Idle, .. })
-    });
+    let ended = world
+        .audits
+        .iter()
+        .any(|audit| matches!(&audit.event, AuditEvent::Ended { why: turnpike_policy::Ended::Idle, .. }));
     assert!(ended);
 }
 
 #[test]
 fn a_grp_01_a_group_lives_as_long_as_its_members() {
     let mut world = World::new();
-    let (first, group, _) = world.enable("a", Enable { lifetime: Lifetime(100), ..udp("10.0.0.1", 1) }).unwrap();
+    let (first, group, _) =
+        world.enable("a", Enable { lifetime: Lifetime(100), ..udp("10.0.0.1", 1) }).unwrap();
     let member = Enable { group: Some(group), lifetime: Lifetime(200), ..udp("10.0.0.1", 2) };
     let (second, ..) = world.enable("a", member).unwrap();
     let by = world.by("a");
@@ -749,7 +757,8 @@ fn a_grp_02_a_groups_lifetime_is_that_of_all_members_and_others_hear_once() {
         let reply = world.ask(&by, Request::GroupLifetime { group, lifetime });
         assert_eq!(reply, Ok(Reply::Lifetime(lifetime)));
         assert_eq!(world.notifications(), [(other, Event::Group { group, lifetime })]);
-        let left: Vec<_> = world.engine.rules().map(|(rule, _)| Lifetime::left(rule.expires, world.now)).collect();
+        let left: Vec<_> =
+            world.engine.rules().map(|(rule, _)| Lifetime::left(rule.expires, world.now)).collect();
         assert!(left.iter().all(|left| *left == Lifetime(77)));
         assert_eq!(left.len(), if seconds == 0 { 0 } else { 4 });
     }
@@ -785,7 +794,8 @@ fn a_amb_04_one_inside_end_always_has_one_outside_end() {
         let wished = Enable { outside: Some(wish.clone()), ..udp("10.0.0.1", 5004) };
         assert_eq!(world.enable("c", wished).unwrap().2, first, "whatever is wished");
         let strict = Outside { strict: true, ..wish };
-        let refusal = world.enable("c", Enable { outside: Some(strict), ..udp("10.0.0.1", 5004) }).unwrap_err();
+        let refusal =
+            world.enable("c", Enable { outside: Some(strict), ..udp("10.0.0.1", 5004) }).unwrap_err();
         assert!(matches!(refusal, Refusal::MappedElsewhere { .. }), "{refusal:?}");
     }
 }
@@ -880,13 +890,12 @@ fn permits_open_what_the_agent_may_not_as_often_as_they_say() {
 fn behaviours_reach_the_worker_and_its_news_the_rule() {
     let mut world = World::new();
     let session = world.open("a");
-    let behaviour = Behaviour {
-        lock: Lock::Address,
-        max_flows: 1,
-        close_on_fin: true,
-        ..Behaviour::default()
+    let behaviour =
+        Behaviour { lock: Lock::Address, max_flows: 1, close_on_fin: true, ..Behaviour::default() };
+    let enable = Enable {
+        behaviour,
+        ..Enable::new(Protocol::TCP, tuple("10.0.0.1", 80), Direction::Inbound, Lifetime(60))
     };
-    let enable = Enable { behaviour, ..Enable::new(Protocol::TCP, tuple("10.0.0.1", 80), Direction::Inbound, Lifetime(60)) };
     let (rule, ..) = world.enable("a", enable).unwrap();
     let (add, _) = world.workers.pinholes[&u64::from(rule.0)];
     assert_eq!(add.flags & PinholeAdd::LOCK_ADDRESS, PinholeAdd::LOCK_ADDRESS);

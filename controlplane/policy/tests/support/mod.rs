@@ -6,10 +6,10 @@ use turnpike_abi::command::{Parity as AbiParity, PinholeAdd, PortLease, PortsRes
 use turnpike_abi::event::{Ack, AckResult, BindingRow};
 use turnpike_abi::{Address, PoolId, WorkerId, steering};
 use turnpike_policy::{
-    Access, Agent, Audit, Capabilities, Command, Direction, Effect, Enable, Engine, Event, Front, FrontAccess,
-    GroupId, Lifetime, Limits, Network, Note, Notification, Pool, Profile, Protocol, Realm, Refusal, Reply,
-    Request, Requester, Reserve, Rights, Rule, RuleId, Scope, Service, SessionId, Ticket, Time, Token,
-    TransactionId, Translation, Tuple,
+    Access, Agent, Audit, Capabilities, Command, Direction, Effect, Enable, Engine, Event, Front,
+    FrontAccess, GroupId, Lifetime, Limits, Network, Note, Notification, Pool, Profile, Protocol, Realm,
+    Refusal, Reply, Request, Requester, Reserve, Rights, Rule, RuleId, Scope, Service, SessionId, Ticket,
+    Time, Token, TransactionId, Translation, Tuple,
 };
 
 /// What came out of the engine, in order.
@@ -75,7 +75,11 @@ pub fn profile() -> Profile {
     Profile {
         zones: vec!["inside".into()],
         rights: Rights::OWN,
-        inside: Scope::Prefixes(vec![network("10.0.0.0/8"), network("2001:db8::/32"), network("172.16.0.0/12")]),
+        inside: Scope::Prefixes(vec![
+            network("10.0.0.0/8"),
+            network("2001:db8::/32"),
+            network("172.16.0.0/12"),
+        ]),
         outside: vec![Network::V4, Network::V6],
         protocols: Vec::new(),
         external_wildcard: true,
@@ -110,7 +114,11 @@ pub fn access() -> Access {
         realm: Realm {
             pools: vec![pool("public", 0, 16), pool("other", 1, 32)],
             translations: vec![
-                Translation { zone: Some("guests".into()), source: network("10.0.0.0/8"), pool: Some("other".into()) },
+                Translation {
+                    zone: Some("guests".into()),
+                    source: network("10.0.0.0/8"),
+                    pool: Some("other".into()),
+                },
                 Translation { zone: None, source: network("10.0.0.0/8"), pool: Some("public".into()) },
             ],
         },
@@ -224,7 +232,9 @@ impl World {
                         Some(queue) => queue.push_back((token, worker, command)),
                         None => self.carry_out(token, worker, command),
                     },
-                    Effect::Reply { transaction, result } => self.heard.push(Heard::Reply(transaction, result)),
+                    Effect::Reply { transaction, result } => {
+                        self.heard.push(Heard::Reply(transaction, result))
+                    }
                     Effect::Notify { session, notification } => {
                         self.heard.push(Heard::Notification(session, notification));
                     }
@@ -289,7 +299,11 @@ impl World {
         }
     }
 
-    pub fn reserve(&mut self, name: &str, reserve: Reserve) -> Result<(RuleId, GroupId, Option<Tuple>), Refusal> {
+    pub fn reserve(
+        &mut self,
+        name: &str,
+        reserve: Reserve,
+    ) -> Result<(RuleId, GroupId, Option<Tuple>), Refusal> {
         match self.ask(&self.by(name), Request::Reserve(Box::new(reserve)))? {
             Reply::Reserved { rule, group, outside, inside, .. } => {
                 assert_eq!(inside, None);
@@ -389,7 +403,8 @@ impl Workers {
             let pinhole = self.pinholes.values().any(|(add, ack)| {
                 add.protocol == protocol
                     && ack.external == address
-                    && (ack.external_port..ack.external_port.saturating_add(u16::from(add.ports.max(1)))).contains(&port)
+                    && (ack.external_port..ack.external_port.saturating_add(u16::from(add.ports.max(1))))
+                        .contains(&port)
             });
             let reserved = self.reservations.iter().any(|(id, (_, reserve, ack))| {
                 *id != except
@@ -397,9 +412,10 @@ impl Workers {
                     && ack.external == address
                     && (ack.external_port..ack.external_port + u16::from(reserve.ports)).contains(&port)
             });
-            let dynamic = self.dynamic.iter().any(|(v4, at, of)| {
-                Address::v4(v4.octets()) == address && *at == port && *of == protocol
-            });
+            let dynamic = self
+                .dynamic
+                .iter()
+                .any(|(v4, at, of)| Address::v4(v4.octets()) == address && *at == port && *of == protocol);
             pinhole || reserved || dynamic || self.leases.contains_key(&(address, port, protocol))
         })
     }
@@ -499,7 +515,8 @@ impl Workers {
             return no(result);
         }
         if let Some((same, ack)) = self.pinholes.get(&add.id) {
-            let same = PinholeAdd { flags: 0, external: add.external, external_port: add.external_port, ..*same };
+            let same =
+                PinholeAdd { flags: 0, external: add.external, external_port: add.external_port, ..*same };
             return if same == (PinholeAdd { flags: 0, ..*add }) { *ack } else { no(AckResult::CONFLICT) };
         }
         if add.flags & PinholeAdd::POOL == 0 {
