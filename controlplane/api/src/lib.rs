@@ -15,6 +15,7 @@ pub mod envelope;
 pub mod flow;
 mod nat;
 pub mod request;
+pub mod rule;
 pub mod serve;
 pub mod timestamp;
 
@@ -32,6 +33,10 @@ pub use nat::{NatForwardData, NatReverseData, PortHolder};
 pub use request::{
     BindingFilter, BindingsRequest, FlowFilter, FlowsRequest, NatForward, NatReverse, PinholeAdd,
     PinholeProtocol, PinholeRemove, Request,
+};
+pub use rule::{
+    AgentData, GroupData, GroupsRequest, RuleAction, RuleData, RuleDelete, RuleDirection, RuleFilter,
+    RulesRequest, SessionData,
 };
 pub use timestamp::Timestamp;
 

@@ -18,6 +18,7 @@ pub mod nat;
 pub mod output;
 pub mod pages;
 pub mod reasons;
+pub mod rules;
 pub mod show;
 pub mod status;
 pub mod table;

@@ -1,442 +1,323 @@
-//! The engine against a journal, workers and owners that are as simple as can be. Whatever the order in which
-//! notes become durable, workers answer, dataplanes come and go and the process restarts:
-//! what owners were promised is what the workers have once things calm down, and nothing else is.
+//! The engine against what owners were told. Whatever the order in which notes become durable, workers answer,
+//! dataplanes come and go and the process restarts: what was granted is what the journal and the workers have once
+//! things calm down, and nothing else is.
+
+mod support;
 
 use proptest::prelude::*;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{IpAddr, Ipv4Addr};
-use turnpike_abi::command::{PinholeAdd, PortLease};
-use turnpike_abi::event::{Ack, AckResult};
-use turnpike_abi::{Address, PoolId, WorkerId, steering};
-use turnpike_policy::former::{
-    Command, Effect, Endpoint, Engine, External, Grant, Limits, Owner, Phase, PinholeId, Pool, Protocol,
-    Realm, Record, Refusal, Remote, Request, State, Ticket, Time, Token,
+use std::collections::{BTreeMap, VecDeque};
+use support::{Heard, World, access, agent, per, prr, tuple, udp};
+use turnpike_abi::event::AckResult;
+use turnpike_policy::{
+    Direction, Enable, Lifetime, Outside, Protocol, Reply, Request, Requester, Reserve, RuleId, State,
+    TransactionId, Tuple,
 };
-
-const LIMITS: Limits = Limits { pinholes: 12, per_owner: 8, lifetime: 1_000_000 };
 
 #[derive(Clone, Debug)]
 enum Op {
-    Add { host: u8, port: u16, external: Option<u16>, address: bool, lifetime: Option<u64> },
-    Remove(usize),
-    Durable { well: bool },
-    Answer { refuse: bool },
-    Advance(u64),
-    Detach,
-    Attach { workers: u8, emptied: bool },
+    Enable { agent: u8, host: u8, port: u16, range: u16, wish: Option<(u16, bool)>, seconds: u32 },
+    Firewall { host: u8, port: u16 },
+    Reserve { agent: u8, host: Option<u8>, range: u16 },
+    Upgrade { which: usize, host: u8, port: u16 },
+    Change { which: usize, seconds: u32 },
+    Group { which: usize, seconds: u32 },
+    Durable,
+    Lost,
+    Answer,
+    Refuse,
+    Pass(u64),
+    Detach { emptied: bool, workers: u8 },
     Restart,
-    Renumber,
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    // Ports in blocks of both workers, few enough to collide.
-    let external = prop_oneof![Just(None), (0u16..4).prop_map(|n| Some(500 + n * 8))];
+    // Ports in blocks of every worker, few enough to collide.
+    let wish = proptest::option::of(((0u16..6).prop_map(|n| 506 + n * 2), any::<bool>()));
     prop_oneof![
-        8 => (1u8..6, 80u16..82, external, any::<bool>(), proptest::option::of(1u64..9_000))
-            .prop_map(|(host, port, external, address, lifetime)| {
-                Op::Add { host, port, external, address, lifetime }
-            }),
-        3 => (0usize..8).prop_map(Op::Remove),
-        12 => proptest::bool::weighted(0.95).prop_map(|well| Op::Durable { well }),
-        16 => proptest::bool::weighted(0.1).prop_map(|refuse| Op::Answer { refuse }),
-        2 => (0u64..6_000).prop_map(Op::Advance),
-        1 => Just(Op::Detach),
-        3 => (1u8..4, any::<bool>()).prop_map(|(workers, emptied)| Op::Attach { workers, emptied }),
+        9 => (0u8..2, 1u8..5, 80u16..84, 1u16..4, wish, 1u32..30)
+            .prop_map(|(agent, host, port, range, wish, seconds)| Op::Enable { agent, host, port, range, wish, seconds }),
+        2 => (1u8..4, 80u16..82).prop_map(|(host, port)| Op::Firewall { host, port }),
+        4 => (0u8..2, proptest::option::of(1u8..5), 1u16..4)
+            .prop_map(|(agent, host, range)| Op::Reserve { agent, host, range }),
+        4 => (0usize..8, 1u8..5, 80u16..84).prop_map(|(which, host, port)| Op::Upgrade { which, host, port }),
+        4 => (0usize..8, 0u32..20).prop_map(|(which, seconds)| Op::Change { which, seconds: seconds.saturating_sub(8) }),
+        1 => (0usize..8, 0u32..3).prop_map(|(which, seconds)| Op::Group { which, seconds }),
+        14 => Just(Op::Durable),
+        1 => Just(Op::Lost),
+        18 => Just(Op::Answer),
+        1 => Just(Op::Refuse),
+        2 => (0u64..6).prop_map(Op::Pass),
+        1 => (any::<bool>(), 1u8..4).prop_map(|(emptied, workers)| Op::Detach { emptied, workers }),
         1 => Just(Op::Restart),
-        1 => Just(Op::Renumber),
     ]
 }
 
-/// Pools in one of two orders, so that their numbers change.
-fn realm(swapped: bool) -> Realm {
-    let pool = |name: &str, id, base| Pool {
-        name: name.into(),
-        id: PoolId(id),
-        ranges: vec![(Ipv4Addr::new(203, 0, 113, base), Ipv4Addr::new(203, 0, 113, base + 1))],
-        ports: (1024, 65535),
-    };
-    let (a, b) = if swapped { (1, 0) } else { (0, 1) };
-    let mut pools = vec![pool("public", a, 16), pool("other", b, 32)];
-    pools.sort_by_key(|pool| pool.id);
-    Realm { pools }
-}
-
-/// What reached the disk, and what is on its way.
+/// What the owners know.
 #[derive(Default)]
-struct Disk {
-    records: BTreeMap<PinholeId, Record>,
-    /// The highest id that ever was there.
-    highest: u64,
-    queue: VecDeque<Written>,
-}
-
-enum Written {
-    Note(Ticket, Record),
-    Forget(PinholeId),
-}
-
-/// Workers that do as they are told, when they get to it.
-#[derive(Default)]
-struct Workers {
-    count: u8,
-    pinholes: BTreeMap<u64, (PinholeAdd, Ack)>,
-    leases: BTreeSet<(Address, u16, u8, u8)>,
-    queue: VecDeque<(Token, WorkerId, Command)>,
+struct Told {
+    /// Rules with their outside ends, and whether they are reservations.
+    rules: BTreeMap<RuleId, (Option<Tuple>, bool)>,
+    deleting: BTreeMap<TransactionId, Vec<RuleId>>,
+    seen: Seen,
 }
 
 #[derive(Default)]
 struct Seen {
     granted: usize,
-    leased: usize,
-    suspended: usize,
-    replayed: usize,
+    upgraded: usize,
     refused: usize,
+    leased: usize,
+    shared: usize,
+    restarted: usize,
 }
 
-struct World {
-    engine: Engine,
-    disk: Disk,
-    workers: Option<Workers>,
-    /// What owners were told they have.
-    promised: BTreeMap<PinholeId, Option<Grant>>,
-    now: Time,
-    swapped: bool,
-    seen: Seen,
-}
-
-fn key(lease: &PortLease) -> (Address, u16, u8, u8) {
-    (lease.external, lease.external_port, lease.protocol, lease.owner.0)
-}
-
-impl Workers {
-    fn carry_out(&mut self, worker: WorkerId, command: Command, refuse: bool, swapped: bool) -> Ack {
-        let no = |result| Ack { result, ..Ack::default() };
-        match command {
-            Command::Lease(lease) => {
-                assert_eq!(steering::owner_of_port(lease.external_port, self.count), worker);
-                assert_ne!(lease.owner, worker);
-                if refuse {
-                    return no(AckResult::PORT_TAKEN);
-                }
-                let known = self.leases.contains(&key(&lease));
-                if !known && self.taken(lease.external, lease.external_port, 0) {
-                    return no(AckResult::PORT_TAKEN);
-                }
-                self.leases.insert(key(&lease));
-                Ack::default()
-            }
-            Command::Release(lease) => {
-                if self.leases.remove(&key(&lease)) {
-                    Ack::default()
-                } else {
-                    no(AckResult::NOT_FOUND)
-                }
-            }
-            Command::Remove(remove) => match self.pinholes.remove(&remove.id) {
-                Some(_) => Ack::default(),
-                None => no(AckResult::NOT_FOUND),
-            },
-            Command::Add(add) => {
-                assert_eq!(steering::owner_of_inside(add.inside, self.count), worker);
-                if refuse {
-                    return no(AckResult::NO_PORT);
-                }
-                if let Some((known, ack)) = self.pinholes.get(&add.id) {
-                    return if known.pool == add.pool { *ack } else { no(AckResult::CONFLICT) };
-                }
-                self.open(worker, add, swapped)
-            }
-        }
-    }
-
-    fn taken(&self, external: Address, port: u16, id: u64) -> bool {
-        self.pinholes
-            .iter()
-            .any(|(other, (_, ack))| *other != id && ack.external == external && ack.external_port == port)
-    }
-
-    fn open(&mut self, worker: WorkerId, add: PinholeAdd, swapped: bool) -> Ack {
-        let pool = realm(swapped).pools[usize::from(add.pool.0)].clone();
-        let external = if add.external.is_unspecified() { pool.ranges[0].0.into() } else { add.external };
-        let port = match add.external_port {
-            0 => {
-                let mine = |port: &u16| steering::owner_of_port(*port, self.count) == worker;
-                let leased = |port| self.leases.iter().any(|lease| lease.0 == external && lease.1 == port);
-                (1024..=u16::MAX)
-                    .filter(mine)
-                    .find(|&port| !self.taken(external, port, add.id) && !leased(port))
-                    .unwrap()
-            }
-            port => {
-                let own = steering::owner_of_port(port, self.count) == worker;
-                assert_eq!(add.flags & PinholeAdd::LEASED != 0, !own);
-                assert!(own || self.leases.contains(&(external, port, add.protocol, worker.0)), "no lease");
-                if self.taken(external, port, add.id) {
-                    return Ack { result: AckResult::PORT_TAKEN, ..Ack::default() };
-                }
-                port
-            }
-        };
-        let ack = Ack { external, external_port: port, ..Ack::default() };
-        self.pinholes.insert(add.id, (add, ack));
-        ack
-    }
-}
-
-impl World {
-    fn new() -> Self {
-        let mut engine = Engine::new(LIMITS, 1);
-        engine.set_realm(realm(false), Time(0));
-        Self {
-            engine,
-            disk: Disk::default(),
-            workers: None,
-            promised: BTreeMap::new(),
-            now: Time(1_000),
-            swapped: false,
-            seen: Seen::default(),
-        }
-    }
-
-    fn settle(&mut self) {
-        let effects: Vec<_> = self.engine.effects().collect();
-        for effect in effects {
-            match effect {
-                Effect::Note { ticket, record } => self.disk.queue.push_back(Written::Note(ticket, record)),
-                Effect::Forget(id) => self.disk.queue.push_back(Written::Forget(id)),
-                Effect::Tell { token, worker, command } => {
-                    if let Command::Add(add) = &command {
-                        let on_disk = self.disk.records.contains_key(&PinholeId(add.id));
-                        assert!(on_disk, "pinhole {} is sent before it is on disk", add.id);
+impl Told {
+    /// Takes what was said since the last time.
+    fn hear(&mut self, world: &mut World) {
+        for heard in std::mem::take(&mut world.heard) {
+            let Heard::Reply(transaction, result) = heard else { continue };
+            match result {
+                Ok(Reply::Enabled { rule, outside, .. }) => {
+                    if let Some((reserved, true)) = self.rules.insert(rule, (Some(outside), false)) {
+                        assert!(reserved.is_none_or(|reserved| reserved == outside), "A2 as reserved");
+                        self.seen.upgraded += 1;
                     }
-                    let workers = self.workers.as_mut().expect("a command without a dataplane");
-                    self.seen.leased += usize::from(matches!(command, Command::Lease(_)));
-                    workers.queue.push_back((token, worker, command));
-                }
-                Effect::Granted(id) => {
-                    let record = &self.disk.records[&id];
-                    assert_eq!(record.phase, Phase::Granted, "granted before it is on disk");
-                    let end = record.pinhole.granted;
-                    assert!(self.promised.values().all(|other| *other != end), "{end:?} promised twice");
-                    self.promised.insert(id, end);
                     self.seen.granted += 1;
                 }
-                Effect::Refused(id, _) => {
-                    assert!(!self.promised.contains_key(&id), "refused after it was granted");
-                    self.seen.refused += 1;
+                Ok(Reply::Reserved { rule, outside, .. }) => {
+                    self.rules.insert(rule, (outside, true));
                 }
-                Effect::Ended(id, _) => {
-                    self.promised.remove(&id);
+                Ok(Reply::Lifetime(Lifetime::NONE)) => {
+                    for rule in self.deleting.remove(&transaction).unwrap_or_default() {
+                        assert!(!world.disk.contains_key(&rule), "deleted, but in the journal");
+                        self.rules.remove(&rule);
+                    }
                 }
-                Effect::Suspended(id, _) => {
-                    assert!(self.promised.contains_key(&id));
-                    self.seen.suspended += 1;
-                }
+                Ok(_) => {}
+                Err(_) => self.seen.refused += 1,
+            }
+        }
+        // What expired is announced, and gone for its owner.
+        for audit in std::mem::take(&mut world.audits) {
+            if let turnpike_policy::AuditEvent::Ended { rule, .. } = audit.event {
+                self.rules.remove(&rule.id);
             }
         }
     }
+}
 
-    fn durable(&mut self, well: bool) -> bool {
-        match self.disk.queue.pop_front() {
-            Some(Written::Note(ticket, record)) if well => {
-                self.disk.highest = self.disk.highest.max(record.pinhole.id.0);
-                self.disk.records.insert(record.pinhole.id, record);
-                self.engine.durable(ticket, self.now);
-            }
-            Some(Written::Note(ticket, _)) => self.engine.not_durable(ticket, self.now),
-            Some(Written::Forget(id)) => {
-                self.disk.records.remove(&id);
-            }
-            None => return false,
+fn step(world: &mut World, told: &mut Told, op: &Op) {
+    let by = |number: u8| Requester::new(agent(["a", "b"][usize::from(number)]));
+    let nth = |told: &Told, which: usize| told.rules.keys().nth(which % told.rules.len().max(1)).copied();
+    match op {
+        Op::Enable { agent, host, port, range, wish, seconds } => {
+            let outside =
+                wish.map(|(port, strict)| Outside { port: Some(port), strict, ..Outside::default() });
+            let host = format!("10.0.0.{host}");
+            let enable = Enable { range: *range, outside, lifetime: Lifetime(*seconds), ..udp(&host, *port) };
+            world.submit(&by(*agent), Request::Enable(Box::new(enable)));
         }
-        true
-    }
-
-    fn answer(&mut self, refuse: bool) -> bool {
-        let swapped = self.swapped;
-        let Some(workers) = &mut self.workers else { return false };
-        let Some((token, worker, command)) = workers.queue.pop_front() else { return false };
-        let ack = workers.carry_out(worker, command, refuse, swapped);
-        self.engine.answer(token, ack, self.now);
-        true
-    }
-
-    fn attach(&mut self, workers: u8, left: Option<Workers>) {
-        self.workers = Some(match left {
-            // The same dataplane: what it had it has.
-            Some(left) => Workers { queue: VecDeque::new(), ..left },
-            None => Workers { count: workers, ..Workers::default() },
-        });
-        let count = self.workers.as_ref().map_or(workers, |workers| workers.count);
-        self.seen.replayed += self.promised.len();
-        self.engine.attached(count, self.now);
-    }
-
-    fn detach(&mut self) -> Option<Workers> {
-        let left = self.workers.take();
-        self.engine.detached(self.now);
-        left
-    }
-
-    fn apply(&mut self, op: &Op) {
-        match op {
-            Op::Add { host, port, external, address, lifetime } => {
-                let request = Request {
-                    owner: Owner("a".into()),
-                    protocol: Protocol::Udp,
-                    inside: Endpoint { address: IpAddr::from([192, 168, 0, *host]), port: *port },
-                    external: Some(External {
-                        pool: "public".into(),
-                        address: address.then_some(Ipv4Addr::new(203, 0, 113, 17)),
-                        port: *external,
-                    }),
-                    remote: Remote::anyone(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-                    lifetime: *lifetime,
-                    note: None,
-                };
-                match self.engine.add(request, self.now) {
-                    Ok(id) => assert!(!self.disk.records.contains_key(&id), "id {id} used twice"),
-                    Err(Refusal::Detached) => assert!(self.workers.is_none()),
-                    Err(_) => self.seen.refused += 1,
-                }
-            }
-            Op::Remove(which) => {
-                let id = self.promised.keys().nth(*which).copied();
-                if let Some(id) = id {
-                    // It may have expired and be on its way out.
-                    let closing = self.engine.pinhole(id).is_none_or(|(_, state, _)| state == State::Closing);
-                    assert_eq!(self.engine.remove(id, self.now).is_err(), closing);
-                }
-            }
-            Op::Durable { well } => {
-                self.durable(*well);
-            }
-            Op::Answer { refuse } => {
-                self.answer(*refuse);
-            }
-            Op::Advance(milliseconds) => {
-                self.now = self.now.after(*milliseconds);
-                self.engine.advance(self.now);
-            }
-            Op::Detach => {
-                self.detach();
-            }
-            Op::Attach { workers, emptied } => {
-                let left = self.detach();
-                self.settle();
-                self.attach(*workers, left.filter(|_| !emptied));
-            }
-            Op::Restart => {
-                // Killed: what is not on disk is lost, and with it everybody who waited.
-                let left = self.workers.take();
-                self.disk.queue.clear();
-                self.engine = Engine::new(LIMITS, self.disk.highest + 1);
-                self.engine.set_realm(realm(self.swapped), self.now);
-                for record in self.disk.records.values() {
-                    self.engine.restore(record.clone()).unwrap();
-                }
-                let disk = &self.disk.records;
-                // A grant may be on disk and its owner not told: it counts. A removal that its owner asked
-                // for is on disk or still stands.
-                self.promised = disk
-                    .values()
-                    .filter(|record| record.phase == Phase::Granted)
-                    .map(|record| (record.pinhole.id, record.pinhole.granted))
-                    .collect();
-                if let Some(left) = left {
-                    let count = left.count;
-                    self.attach(count, Some(left));
-                }
-            }
-            Op::Renumber => {
-                self.swapped = !self.swapped;
-                self.engine.set_realm(realm(self.swapped), self.now);
+        Op::Firewall { host, port } => {
+            let internal = tuple(&format!("172.16.0.{host}"), *port);
+            let enable = per(Protocol::TCP, internal, tuple("192.0.2.1", 9), Direction::Inbound);
+            world.submit(&by(0), Request::Enable(Box::new(enable)));
+        }
+        Op::Reserve { agent, host, range } => {
+            let host = host.map(|host| format!("10.0.0.{host}"));
+            let reserve = Reserve { lifetime: Lifetime(25), ..prr(host.as_deref(), *range) };
+            world.submit(&by(*agent), Request::Reserve(Box::new(reserve)));
+        }
+        Op::Upgrade { which, host, port } => {
+            let Some(id) = nth(told, *which) else { return };
+            let Some((rule, _)) = world.engine.rule(id) else { return };
+            let (owner, range) = (rule.owner.clone(), rule.range);
+            let enable = Enable { reserved: Some(id), range, ..udp(&format!("10.0.0.{host}"), *port) };
+            world.submit(&Requester::new(owner), Request::Enable(Box::new(enable)));
+        }
+        Op::Change { which, seconds } => {
+            let Some(rule) = nth(told, *which) else { return };
+            let request = Request::RuleLifetime { rule, lifetime: Lifetime(*seconds) };
+            let transaction = world.submit(&Requester::new(agent("boss")), request);
+            if *seconds == 0 {
+                told.deleting.insert(transaction, vec![rule]);
             }
         }
-        self.settle();
-    }
-
-    /// Everything that is under way ends, suspended pinholes are tried again, nobody refuses any more.
-    fn calm_down(&mut self) {
-        if self.workers.is_none() {
-            self.attach(2, None);
-            self.settle();
-        }
-        for _ in 0..3 {
-            let mut rounds = 0;
-            while self.durable(true) || self.answer(false) {
-                self.settle();
-                rounds += 1;
-                assert!(rounds < 10_000, "never calm");
+        Op::Group { which, seconds } => {
+            let Some(rule) = nth(told, *which).and_then(|id| world.engine.rule(id)) else { return };
+            let group = rule.0.group;
+            let members: Vec<RuleId> = world
+                .engine
+                .rules()
+                .filter(|(rule, _)| rule.group == group)
+                .map(|(rule, _)| rule.id)
+                .collect();
+            let request = Request::GroupLifetime { group, lifetime: Lifetime(*seconds) };
+            let transaction = world.submit(&Requester::new(agent("boss")), request);
+            if *seconds == 0 {
+                told.deleting.insert(transaction, members);
             }
-            self.now = self.now.after(6_000);
-            self.engine.advance(self.now);
-            self.settle();
+        }
+        Op::Durable => {
+            if let Some((ticket, notes)) = world.slow_disk.as_mut().and_then(VecDeque::pop_front) {
+                world.write(ticket, notes);
+            }
+        }
+        Op::Lost => {
+            // Deletions are carried out whatever the disk says, and repeated after a crash: not here.
+            let forgets = |notes: &[turnpike_policy::Note]| {
+                notes.iter().any(|note| !matches!(note, turnpike_policy::Note::Write(_)))
+            };
+            let queue = world.slow_disk.as_mut().unwrap();
+            if queue.front().is_some_and(|(_, notes)| !forgets(notes))
+                && let Some((ticket, _)) = queue.pop_front()
+            {
+                world.engine.not_durable(ticket, world.now);
+            }
+        }
+        Op::Answer => {
+            if let Some((token, worker, command)) = world.slow_workers.as_mut().and_then(VecDeque::pop_front)
+            {
+                world.carry_out(token, worker, command);
+            }
+        }
+        Op::Refuse => world.workers.refuse = Some(AckResult::TABLE_FULL),
+        Op::Pass(seconds) => world.pass(*seconds),
+        Op::Detach { emptied, workers } => {
+            world.slow_workers = Some(VecDeque::new());
+            world.engine.detached(world.now);
+            world.run();
+            if *emptied {
+                world.workers = support::Workers { count: *workers, ..support::Workers::default() };
+            }
+            world.attach();
+        }
+        Op::Restart => {
+            told.hear(world);
+            told.deleting.clear();
+            told.seen.restarted += 1;
+            // What the dead process was asked to delete and had not answered for may be either.
+            world.restart();
+            told.rules.retain(|id, _| world.engine.rule(*id).is_some());
+            world.attach();
         }
     }
+    world.run();
+    told.hear(world);
+    told.seen.leased += world.workers.leases.len();
+    let pinholes: Vec<_> = world.workers.pinholes.values().collect();
+    told.seen.shared +=
+        usize::from(pinholes.windows(2).any(|pair| {
+            (pair[0].0.inside, pair[0].0.inside_port) == (pair[1].0.inside, pair[1].0.inside_port)
+        }));
+}
 
-    fn check(&self) {
-        let workers = self.workers.as_ref().unwrap();
-        let held: BTreeMap<_, _> = workers
-            .pinholes
-            .iter()
-            .map(|(id, (_, ack))| {
-                let address = ack.external.to_v4().unwrap().into();
-                (PinholeId(*id), Some(Grant { address, port: ack.external_port }))
-            })
-            .collect();
-        assert_eq!(held, self.promised, "workers and owners disagree");
-        let on_disk: BTreeMap<_, _> =
-            self.disk.records.iter().map(|(id, record)| (*id, record.pinhole.granted)).collect();
-        assert_eq!(on_disk, self.promised, "disk and owners disagree");
-        for (pinhole, state, why) in self.engine.pinholes() {
-            assert_eq!(state, State::Active, "{pinhole:?} {why:?}");
-            assert!(pinhole.expires.is_none_or(|expires| expires > self.now), "lives on: {pinhole:?}");
+/// Lets everything that is under way happen.
+fn calm(world: &mut World, told: &mut Told) {
+    world.workers.refuse = None;
+    for _ in 0..10_000 {
+        step(world, told, &Op::Durable);
+        step(world, told, &Op::Answer);
+        let disk = world.slow_disk.as_ref().is_some_and(VecDeque::is_empty);
+        let workers = world.slow_workers.as_ref().is_some_and(VecDeque::is_empty);
+        if disk && workers {
+            return;
         }
-        assert_eq!(self.engine.len(), self.promised.len());
-        let needed = workers.pinholes.values().filter(|(add, _)| add.flags & PinholeAdd::LEASED != 0).count();
-        assert_eq!(workers.leases.len(), needed, "leases left over: {:?}", workers.leases);
+    }
+    panic!("no end of it");
+}
+
+fn check(world: &mut World, told: &mut Told) {
+    calm(world, told);
+    // Suspended rules are tried again, some other rule's end having made room.
+    for _ in 0..3 {
+        step(world, told, &Op::Pass(6));
+        calm(world, told);
+    }
+    assert_eq!(world.engine.under_way(), 0);
+    let mut expected = BTreeMap::new();
+    for (rule, state) in world.engine.rules() {
+        assert_eq!(state, State::Active, "{rule:?}");
+        expected.insert(rule.id, rule.clone());
+    }
+    assert_eq!(world.disk, expected, "the journal has what was granted");
+    assert_eq!(world.engine.len(), expected.len());
+    let told_ids: Vec<RuleId> = told.rules.keys().copied().collect();
+    assert_eq!(told_ids, expected.keys().copied().collect::<Vec<_>>(), "owners know what they have");
+    let mut pinholes = Vec::new();
+    let mut reservations = Vec::new();
+    for (id, (outside, reserve)) in &told.rules {
+        let rule = &expected[id];
+        if rule.pool.is_some() {
+            let end = rule.outside.map(|end| Tuple::new(end.address.into(), end.port));
+            assert_eq!(end, *outside, "the end that was promised");
+        }
+        if *reserve { reservations.push(u64::from(id.0)) } else { pinholes.push(u64::from(id.0)) }
+    }
+    assert_eq!(world.workers.pinholes.keys().copied().collect::<Vec<_>>(), pinholes);
+    assert_eq!(world.workers.reservations.keys().copied().collect::<Vec<_>>(), reservations);
+    // An outside port belongs to one inside port.
+    let mut ports: BTreeMap<(std::net::Ipv4Addr, u16), (std::net::IpAddr, u16)> = BTreeMap::new();
+    for rule in expected.values() {
+        let (Some(end), Some(internal)) = (rule.outside, rule.internal.filter(|tuple| tuple.port != 0))
+        else {
+            continue;
+        };
+        for offset in 0..rule.range {
+            let inside = (internal.address, internal.port + offset);
+            let before = ports.insert((end.address, end.port + offset), inside);
+            assert!(before.is_none_or(|before| before == inside), "{:?} twice", (end, offset));
+        }
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
 
     #[test]
-    fn promises_are_kept(ops in proptest::collection::vec(op(), 0..120)) {
-        let mut world = World::new();
-        world.attach(2, None);
+    fn promises_are_kept(ops in proptest::collection::vec(op(), 1..120), workers in 1u8..4) {
+        let mut world = World::with(access(), workers);
+        world.slow_disk = Some(VecDeque::new());
+        world.slow_workers = Some(VecDeque::new());
+        let mut told = Told::default();
         for op in &ops {
-            world.apply(op);
+            step(&mut world, &mut told, op);
         }
-        world.calm_down();
-        world.check();
+        check(&mut world, &mut told);
     }
 }
 
-/// The test above is about something: its scripts get to grants, leases, refusals, replays and suspensions.
+/// The generator reaches what is worth it.
 #[test]
-fn scripts_reach_what_they_are_for() {
+fn the_interesting_cases_happen() {
     use proptest::strategy::ValueTree;
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
-    let mut total = Seen::default();
-    for _ in 0..200 {
-        let ops = proptest::collection::vec(op(), 60..120).new_tree(&mut runner).unwrap().current();
-        let mut world = World::new();
-        world.attach(2, None);
+    let mut seen = Seen::default();
+    for _ in 0..60 {
+        let ops = proptest::collection::vec(op(), 80..160).new_tree(&mut runner).unwrap().current();
+        let mut world = World::with(access(), 2);
+        world.slow_disk = Some(VecDeque::new());
+        world.slow_workers = Some(VecDeque::new());
+        let mut told = Told::default();
         for op in &ops {
-            world.apply(op);
+            step(&mut world, &mut told, op);
         }
-        total.granted += world.seen.granted;
-        total.leased += world.seen.leased;
-        total.suspended += world.seen.suspended;
-        total.replayed += world.seen.replayed;
-        total.refused += world.seen.refused;
+        check(&mut world, &mut told);
+        seen.granted += told.seen.granted;
+        seen.upgraded += told.seen.upgraded;
+        seen.refused += told.seen.refused;
+        seen.leased += told.seen.leased;
+        seen.shared += told.seen.shared;
+        seen.restarted += told.seen.restarted;
     }
-    assert!(total.granted > 200, "{}", total.granted);
-    assert!(total.leased > 100, "{}", total.leased);
-    assert!(total.suspended > 5, "{}", total.suspended);
-    assert!(total.replayed > 50, "{}", total.replayed);
-    assert!(total.refused > 200, "{}", total.refused);
+    for (what, count) in [
+        ("granted", seen.granted),
+        ("upgraded", seen.upgraded),
+        ("refused", seen.refused),
+        ("leased", seen.leased),
+        ("shared", seen.shared),
+        ("restarted", seen.restarted),
+    ] {
+        assert!(count >= 10, "{what}: {count}");
+    }
 }

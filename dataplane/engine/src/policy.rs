@@ -6,10 +6,7 @@ use turnpike_abi::counters::FirewallAction;
 use turnpike_abi::deterministic::Plan;
 use turnpike_abi::event::Tuple;
 use turnpike_abi::table::{
-    Action, Filtering, FirewallRuleRecord, InterfaceRecord, MAX_RECORDS, NatAction, NatRuleRecord,
-    PoolRangeRecord, PoolRecord, Reader, SettingsRecord, Side, TableFault, TableKind, ZonePairRecord,
-    ZoneRecord, policy as section,
-    Action, FirewallRuleRecord, InterfaceRecord, MAX_FRAGMENTS_WAITING, MAX_RECORDS, NatAction,
+    Action, Filtering, FirewallRuleRecord, InterfaceRecord, MAX_FRAGMENTS_WAITING, MAX_RECORDS, NatAction,
     NatRuleRecord, PoolRangeRecord, PoolRecord, Reader, SettingsRecord, Side, TableFault, TableKind,
     ZonePairRecord, ZoneRecord, policy as section,
 };
