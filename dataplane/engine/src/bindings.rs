@@ -56,6 +56,8 @@ pub(crate) struct Binding {
     flags: u8,
 }
 
+const _: () = assert!(size_of::<Binding>() == 40);
+
 impl Binding {
     const LIVE: u8 = 1;
     /// The port lies in another worker's block, which leased it.

@@ -170,6 +170,10 @@ impl Bindings {
                 let held = self.reserved(lease.reservation, lease.pool, lease.protocol, ports);
                 held.filter(|held| (held.external, held.port) == (external, lease.external_port))
                     .ok_or(AckResult::NOT_RESERVED)?;
+                let held = |key: ExternalKey| self.ports.entry(external, class, key.port) == Entry::Held;
+                if !keys.clone().all(held) {
+                    return Err(AckResult::PORT_TAKEN);
+                }
                 self.use_up(lease.reservation);
                 for key in keys.clone() {
                     self.ports.rename(external, class, key.port, Entry::Leased(lease.owner));
