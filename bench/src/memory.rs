@@ -25,9 +25,10 @@ pub struct Options {
 pub fn run(options: &Options, report: &mut Report) -> Result<(), String> {
     let columns = [
         ("flows", "flows"),
+        ("arrays", "arrays, computed: bytes/flow"),
         ("reserved", "at start, MB"),
         ("resident", "with all flows, MB"),
-        ("bytes_per_flow", "bytes/flow"),
+        ("bytes_per_flow", "bytes/flow, everything"),
         ("pages", "pages"),
     ];
     let mut table = Table::new("memory: resident memory of an engine and its policy", &columns);
@@ -53,6 +54,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<(), String> {
         worst = worst.max(each);
         table.row(vec![
             short(flows).into(),
+            Cell::Number(rig.arrays as f64 / f64::from(flows), 1),
             Cell::Number(start.total().saturating_sub(buffers) as f64 / 1e6, 0),
             Cell::Number(bytes as f64 / 1e6, 0),
             Cell::Number(each, 1),
