@@ -13,6 +13,9 @@ pub struct Options {
     /// Numbers of flows.
     #[arg(long, value_delimiter = ',', value_parser = count, default_value = "1M,10M")]
     pub flows: Vec<u32>,
+    /// Flows of a subscriber; its ports come in blocks, so few flows leave much of a block unused.
+    #[arg(long, default_value_t = FLOWS_EACH, value_parser = clap::value_parser!(u32).range(1..=8000))]
+    pub each: u32,
     /// Fail if a flow takes more bytes than this, with everything that belongs to it.
     #[arg(long, value_name = "BYTES")]
     pub at_most: Option<f64>,
@@ -33,7 +36,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<(), String> {
     ];
     let mut table = Table::new("memory: resident memory of an engine and its policy", &columns);
     machine::describe(&mut table);
-    table.condition("each flow", format!("with a binding of its own; {FLOWS_EACH} flows a subscriber"));
+    table.condition("each flow", format!("with a binding of its own; {} flows a subscriber", options.each));
     table.condition(
         "included",
         "index, records, bindings, timers, port state, pools, neighbour and route tables",
@@ -42,7 +45,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<(), String> {
     for &flows in &options.flows {
         // What is not per flow and not the engine's comes first: buffers, vectors of this program.
         let before = Resident::now();
-        let mut rig = Rig::new(&Shape::new(Plan::single(FLOWS_EACH), flows))?;
+        let mut rig = Rig::new(&Shape::new(Plan::single(options.each), flows))?;
         let buffers = rig.stock.bytes();
         let start = Resident::now().since(&before);
         rig.open((0, flows), 64, |_, _| ())?;
