@@ -151,6 +151,8 @@ pub struct Rig {
     packets: u64,
     /// Packets that left, not yet told.
     sent: usize,
+    /// Bytes that the engine asked for, in one piece, at its start.
+    pub arrays: u64,
     /// External ends of the flows that were opened, by number.
     pub external: Arc<Vec<External>>,
 }
@@ -177,7 +179,8 @@ impl Rig {
             bindings: shape.capacity as usize,
             key: [0x5a ^ worker; 16],
         };
-        let (mut memory, _) = machine::memory(Engine::<Frame>::bytes(&setup))?;
+        let arrays = Engine::<Frame>::bytes(&setup);
+        let (mut memory, _) = machine::memory(arrays)?;
         let mut engine = Engine::new(&setup, &mut memory).ok_or("the engine finds too little memory")?;
         engine.set_policy(shape.policy()?);
         engine.set_forwarding(shape.forwarding()?);
@@ -203,6 +206,7 @@ impl Rig {
             now: Time(1),
             packets: 0,
             sent: 0,
+            arrays: arrays as u64,
             external: Arc::new(Vec::new()),
         })
     }
