@@ -367,7 +367,7 @@ impl Daemon {
         for (worker, addressee, slot) in events.drain(..) {
             match addressee {
                 Addressee::Policy(token) => self.policy.answer(token, slot.body(), self.clock.now()),
-                Addressee::Walk(number) if is_survey(number) => self.surveyed(worker, &slot),
+                Addressee::Walk(number) if is_survey(number) => self.surveyed(worker, number, &slot),
                 Addressee::Walk(number) => self.walked(number, &slot),
                 Addressee::Nobody if slot.header.kind == Kind::NEIGHBOUR_NEEDED => {
                     self.needed(worker, &slot.body());

@@ -280,6 +280,37 @@ impl<B: Buffer> Worker<B> {
                 }
                 rows.next().map_or(after(cursor, self.bindings.records()), |(next, _)| next as u64)
             }
+            WalkTable::PINHOLES => {
+                let worker = self.id;
+                let mut rows = self.bindings.walk_pinholes(cursor, WALK_RECORDS);
+                for (_, binding, pinhole, remote, remote_ports) in rows.by_ref().take(limit) {
+                    end.rows += 1;
+                    let row = BindingRow {
+                        inside: self.bindings.inside_of(binding),
+                        external: binding.external(),
+                        remote,
+                        pinhole,
+                        age_ms: binding.age_ms(now),
+                        flows: binding.flows,
+                        inside_port: binding.inside_port,
+                        external_port: binding.external_port,
+                        pool: binding.pool,
+                        protocol: binding.protocol,
+                        worker,
+                        remote_ports,
+                    };
+                    out.events.push(Slot::new(Kind::BINDING_ROW, sequence, &row));
+                }
+                rows.next().map_or(after(cursor, self.bindings.pinhole_records()), |(next, ..)| next as u64)
+            }
+            WalkTable::RESERVATIONS => {
+                let mut rows = self.bindings.walk_reservations(cursor);
+                for row in rows.by_ref().take(limit) {
+                    end.rows += 1;
+                    out.events.push(Slot::new(Kind::BINDING_ROW, sequence, &row));
+                }
+                rows.next().map_or(WalkEnd::DONE, |_| cursor.saturating_add(limit) as u64)
+            }
             _ => return Err(Violation("walk over an unknown table")),
         };
         out.events.push(Slot::new(Kind::WALK_END, sequence, &end));

@@ -1,8 +1,8 @@
 //! Commands of the control plane: pinholes, leases, walks, neighbours, policy switches, and what no correct one sends.
 
 use turnpike_abi::command::{
-    Kind, NeighbourClear, NeighbourSet, NeighboursReset, PinholeAdd, PinholeRemove, PortLease, Slot, Walk,
-    WalkTable,
+    Kind, NeighbourClear, NeighbourSet, NeighboursReset, PinholeAdd, PinholeRemove, PortLease, PortsRelease,
+    PortsReserve, Slot, Walk, WalkTable,
 };
 use turnpike_abi::counters::{Counter, DropReason, FlowEnd, ProtocolClass, TcpState};
 use turnpike_abi::event::{Ack, AckResult, BindingRow, FlowRow, WalkEnd};
@@ -573,8 +573,62 @@ fn malformed_commands_are_violations() {
         ("protocol", violation(Kind::PORT_LEASE, &PortLease { protocol: 1, ..lease })),
         ("rows", violation(Kind::WALK, &Walk { limit: 0, ..walk })),
         ("rows", violation(Kind::WALK, &Walk { limit: 257, ..walk })),
-        ("table", violation(Kind::WALK, &Walk { table: WalkTable(3), ..walk })),
+        ("table", violation(Kind::WALK, &Walk { table: WalkTable(5), ..walk })),
     ] {
         assert!(result.is_err(), "{what}");
+    }
+}
+
+#[test]
+fn a_walk_over_pinholes_sees_each_that_shares_a_binding_and_none_that_is_gone() {
+    for limit in [1, 2, 256] {
+        let mut lab = Lab::new(1);
+        let add = |id, remote: u16| PinholeAdd {
+            id,
+            inside: address(HOST),
+            inside_port: 80,
+            protocol: UDP,
+            remote: Prefix::ANY,
+            remote_port_first: remote,
+            remote_port_last: remote,
+            flags: PinholeAdd::POOL,
+            ports: 1,
+            ..PinholeAdd::default()
+        };
+        for id in 1..=5u64 {
+            let ack = lab.appliance.command(0, Kind::PINHOLE_ADD, &add(id, 1000 + id as u16));
+            assert_eq!(ack.result, AckResult::OK);
+        }
+        let remove = PinholeRemove { id: 3, ..PinholeRemove::default() };
+        assert_eq!(lab.appliance.command(0, Kind::PINHOLE_REMOVE, &remove).result, AckResult::OK);
+        lab.appliance.events.clear();
+        let rows: Vec<BindingRow> =
+            walk(&mut lab.appliance, 0, WalkTable::PINHOLES, limit, Kind::BINDING_ROW);
+        let mut ids: Vec<u64> = rows.iter().map(|row| row.pinhole).collect();
+        ids.sort_unstable();
+        assert_eq!(ids, [1, 2, 4, 5]);
+        assert!(rows.iter().all(|row| row.inside_port == 80 && row.external_port == rows[0].external_port));
+        assert!(rows.iter().all(|row| row.remote_ports == [1000 + row.pinhole as u16; 2]));
+    }
+}
+
+#[test]
+fn a_walk_over_reservations_sees_each_once() {
+    for limit in [1, 2, 256] {
+        let mut lab = Lab::new(1);
+        let reserve = |id| PortsReserve { id, protocol: UDP, ports: 2, ..PortsReserve::default() };
+        for id in 1..=5u64 {
+            let ack = lab.appliance.command(0, Kind::PORTS_RESERVE, &reserve(id));
+            assert_eq!(ack.result, AckResult::OK);
+        }
+        let release = PortsRelease { id: 3 };
+        assert_eq!(lab.appliance.command(0, Kind::PORTS_RELEASE, &release).result, AckResult::OK);
+        lab.appliance.events.clear();
+        let rows: Vec<BindingRow> =
+            walk(&mut lab.appliance, 0, WalkTable::RESERVATIONS, limit, Kind::BINDING_ROW);
+        let mut ids: Vec<u64> = rows.iter().map(|row| row.pinhole).collect();
+        ids.sort_unstable();
+        assert_eq!(ids, [1, 2, 4, 5]);
+        assert!(rows.iter().all(|row| row.external_port != 0));
     }
 }

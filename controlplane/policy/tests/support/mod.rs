@@ -185,6 +185,12 @@ impl World {
         for (worker, row) in self.workers.rows() {
             self.engine.found(worker, &row, self.now);
         }
+        let reservations: Vec<_> =
+            self.workers.reservations.iter().map(|(id, (worker, ..))| (*id, *worker)).collect();
+        for (id, worker) in reservations {
+            let row = BindingRow { pinhole: id, ..BindingRow::default() };
+            self.engine.found_reservation(worker, &row);
+        }
         self.engine.walked(self.now);
         self.run();
     }
@@ -567,7 +573,7 @@ impl Workers {
             };
             (external, port)
         };
-        if matches!(add.protocol, 6 | 17) {
+        if matches!(add.protocol, 6 | 17) && mapping.is_none() {
             let own = steering::owner_of_port(port, self.count) == worker;
             assert_eq!(own, !leased, "leased exactly where the port is another worker's");
         }

@@ -320,6 +320,7 @@ fn walk(worker: WorkerId, sequence: u64, walk: &Walk, state: &State) -> Vec<Slot
         WalkTable::FLOWS => {
             state.flows[worker.index()].iter().map(|row| Slot::new(Kind::FLOW_ROW, sequence, row)).collect()
         }
+        WalkTable::RESERVATIONS => Vec::new(),
         _ => state
             .pinholes
             .values()

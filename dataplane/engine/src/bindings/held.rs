@@ -28,6 +28,20 @@ impl Reservation {
 }
 
 impl Bindings {
+    /// Reservations from the `cursor`-th on, as rows show them.
+    pub(crate) fn walk_reservations(&self, cursor: usize) -> impl Iterator<Item = BindingRow> {
+        self.reservations.iter().skip(cursor).map(|(id, held)| BindingRow {
+            inside: held.inside,
+            external: Address::v4(held.external),
+            pinhole: *id,
+            external_port: held.port,
+            pool: held.pool,
+            protocol: held.protocol,
+            worker: self.worker,
+            ..BindingRow::default()
+        })
+    }
+
     /// Holds ports in a row back. Returns the address and the lowest port.
     ///
     /// # Errors
