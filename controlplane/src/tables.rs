@@ -49,6 +49,7 @@ pub struct Tables {
 #[derive(Debug)]
 struct Reload {
     running: Running,
+    simco: Option<turnpike_midcom::Settings>,
     data: ReloadData,
     warnings: Vec<String>,
     reply: Option<oneshot::Sender<Vec<u8>>>,
@@ -238,6 +239,20 @@ impl Daemon {
                 return self.refuse_reload(reply, &error);
             }
         };
+        // Certificates and keys are read again whatever else changes.
+        let simco = match self.simco.as_ref().map(|_| crate::simco::settings(&running.config)).transpose() {
+            Ok(simco) => simco,
+            Err(why) => {
+                self.board.change(|facts| facts.applied(Apply::Invalid));
+                tracing::error!("configuration refused: {why}");
+                let error = ErrorBody::new(
+                    ErrorCode::ConfigInvalid,
+                    "1 problem; the running configuration stays".to_owned(),
+                )
+                .with_details(vec![why.to_string()]);
+                return self.refuse_reload(reply, &error);
+            }
+        };
         let impact = Config::reload_impact(&self.running.config, &running.config);
         let mut needs_restart = impact.restart_needed.clone();
         // What waited before waits on, unless the file is as it was when the dataplane started.
@@ -246,7 +261,11 @@ impl Daemon {
         );
         let mut warnings = Vec::new();
         for key in &impact.restart_needed {
-            let who = if key.starts_with("control") { "control plane" } else { "dataplane" };
+            let who = if key.starts_with("control") || key.starts_with("simco") {
+                "control plane"
+            } else {
+                "dataplane"
+            };
             let warning = format!("{key} takes effect at the next start of the {who}");
             tracing::warn!("{warning}");
             warnings.push(warning);
@@ -260,7 +279,7 @@ impl Daemon {
             needs_restart: running.needs_restart.clone(),
         };
         let changed = data.changed;
-        self.tables.reload = Some(Reload { running, data, warnings, reply });
+        self.tables.reload = Some(Reload { running, simco, data, warnings, reply });
         if changed && self.dataplane.is_some() {
             self.offer_policy();
         } else {
@@ -277,6 +296,9 @@ impl Daemon {
         let Some(reload) = self.tables.reload.take() else { return };
         let line = match result {
             Ok(()) => {
+                if let (Some(server), Some(settings)) = (&self.simco, reload.simco) {
+                    server.configure(settings);
+                }
                 self.running = Running { applied_ms: wall_ms(), ..reload.running };
                 self.ranges.note(&self.running.config, Timestamp::now());
                 let shape = Shape::of(&self.running);
