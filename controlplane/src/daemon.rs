@@ -78,7 +78,7 @@ pub struct Daemon {
     pub(crate) journal: Journal,
     pub(crate) midcom: Midcom,
     pub(crate) audit: Option<AuditLog>,
-    pub(crate) simco: Option<turnpike_midcom::Server>,
+    pub(crate) simco: crate::simco::Simco,
     pub(crate) effects: Vec<Effect>,
     pub(crate) survey: Option<Survey>,
     /// Whether a rule has an idle time.
@@ -111,8 +111,8 @@ pub struct Parts {
     pub journal: Journal,
     /// The audit log, if it could be opened.
     pub audit: Option<AuditLog>,
-    /// The SIMCO server, if there is one.
-    pub simco: Option<turnpike_midcom::Server>,
+    /// The SIMCO server.
+    pub simco: crate::simco::Simco,
     /// To the resolver.
     pub resolve: mpsc::Sender<Resolve>,
     /// Where new attachments are sent.

@@ -157,7 +157,7 @@ async fn serve(running: Running) -> Result<(), Failure> {
         });
     }
     let (gateway, orders) = Gateway::new();
-    let simco = simco::start(&running.config, gateway.clone())?;
+    let simco = simco::Simco::start(&running.config, gateway.clone())?;
     let (ask_sender, asks) = mpsc::channel(QUEUE);
     let api = tokio::spawn(socket.serve(ask_sender));
     let (kernel_sender, kernel) = mpsc::channel(QUEUE);

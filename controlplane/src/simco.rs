@@ -1,7 +1,11 @@
 //! The SIMCO server as the configuration wants it.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::task::AbortHandle;
 use turnpike_config::Config;
 use turnpike_gateway::Gateway;
 use turnpike_midcom::certificate::{TlsError, TlsFiles, server_config};
@@ -39,7 +43,7 @@ pub enum SimcoError {
 ///
 /// # Errors
 /// Names the file.
-pub fn settings(config: &Config) -> Result<Settings, SimcoError> {
+fn settings(config: &Config) -> Result<Settings, SimcoError> {
     let simco = &config.simco;
     let tls = match (&simco.certificate, &simco.key, &simco.authorities) {
         (Some(certificate), Some(key), Some(authorities)) => {
@@ -88,22 +92,67 @@ pub fn settings(config: &Config) -> Result<Settings, SimcoError> {
     })
 }
 
-/// The server, listening where the configuration says; none if it says nowhere.
-///
-/// # Errors
-/// What is wrong with a file or an address.
-pub fn start(config: &Config, gateway: Gateway) -> Result<Option<Server>, SimcoError> {
-    if config.simco.listen.is_empty() {
-        return Ok(None);
+/// The server and where it listens.
+#[derive(Debug)]
+pub struct Simco {
+    server: Server,
+    listeners: BTreeMap<SocketAddr, AbortHandle>,
+}
+
+/// What a configuration asks for, ready to come into force.
+#[derive(Debug)]
+pub struct Prepared {
+    settings: Settings,
+    listeners: Vec<(SocketAddr, TcpListener)>,
+    addresses: BTreeSet<SocketAddr>,
+}
+
+impl Simco {
+    /// The server as `config` wants it.
+    ///
+    /// # Errors
+    /// What is wrong with a file or an address.
+    pub fn start(config: &Config, gateway: Gateway) -> Result<Self, SimcoError> {
+        let mut simco =
+            Self { server: Server::new(gateway, Settings::default()), listeners: BTreeMap::new() };
+        let prepared = simco.prepare(config)?;
+        simco.apply(prepared);
+        Ok(simco)
     }
-    let server = Server::new(gateway, settings(config)?);
-    for &address in &config.simco.listen {
-        let listen = |source| SimcoError::Listen { at: address.to_string(), source };
-        let listener = Server::bind(address).map_err(listen)?;
-        tracing::info!(%address, "SIMCO: listening");
-        tokio::spawn(server.clone().serve(listener));
+
+    /// Reads the files and binds the addresses that `config` has and the running one has not.
+    ///
+    /// # Errors
+    /// What is wrong with a file or an address; nothing is changed.
+    pub fn prepare(&self, config: &Config) -> Result<Prepared, SimcoError> {
+        let settings = settings(config)?;
+        let addresses: BTreeSet<SocketAddr> = config.simco.listen.iter().copied().collect();
+        let mut listeners = Vec::new();
+        for &address in addresses.iter().filter(|address| !self.listeners.contains_key(address)) {
+            let listen = |source| SimcoError::Listen { at: address.to_string(), source };
+            listeners.push((address, Server::bind(address).map_err(listen)?));
+        }
+        Ok(Prepared { settings, listeners, addresses })
     }
-    Ok(Some(server))
+
+    /// Brings it into force. Connections that are there go on.
+    pub fn apply(&mut self, prepared: Prepared) {
+        let Prepared { settings, listeners, addresses } = prepared;
+        self.server.configure(settings);
+        self.listeners.retain(|address, listener| {
+            let stays = addresses.contains(address);
+            if !stays {
+                listener.abort();
+                tracing::info!(%address, "SIMCO: listening no more");
+            }
+            stays
+        });
+        for (address, listener) in listeners {
+            tracing::info!(%address, "SIMCO: listening");
+            let task = tokio::spawn(self.server.clone().serve(listener));
+            self.listeners.insert(address, task.abort_handle());
+        }
+    }
 }
 
 fn network(prefix: &turnpike_config::Network) -> Network {

@@ -49,7 +49,7 @@ pub struct Tables {
 #[derive(Debug)]
 struct Reload {
     running: Running,
-    simco: Option<turnpike_midcom::Settings>,
+    simco: crate::simco::Prepared,
     data: ReloadData,
     warnings: Vec<String>,
     reply: Option<oneshot::Sender<Vec<u8>>>,
@@ -240,7 +240,7 @@ impl Daemon {
             }
         };
         // Certificates and keys are read again whatever else changes.
-        let simco = match self.simco.as_ref().map(|_| crate::simco::settings(&running.config)).transpose() {
+        let simco = match self.simco.prepare(&running.config) {
             Ok(simco) => simco,
             Err(why) => {
                 self.board.change(|facts| facts.applied(Apply::Invalid));
@@ -261,11 +261,7 @@ impl Daemon {
         );
         let mut warnings = Vec::new();
         for key in &impact.restart_needed {
-            let who = if key.starts_with("control") || key.starts_with("simco") {
-                "control plane"
-            } else {
-                "dataplane"
-            };
+            let who = if key.starts_with("control") { "control plane" } else { "dataplane" };
             let warning = format!("{key} takes effect at the next start of the {who}");
             tracing::warn!("{warning}");
             warnings.push(warning);
@@ -296,9 +292,7 @@ impl Daemon {
         let Some(reload) = self.tables.reload.take() else { return };
         let line = match result {
             Ok(()) => {
-                if let (Some(server), Some(settings)) = (&self.simco, reload.simco) {
-                    server.configure(settings);
-                }
+                self.simco.apply(reload.simco);
                 self.running = Running { applied_ms: wall_ms(), ..reload.running };
                 self.ranges.note(&self.running.config, Timestamp::now());
                 let shape = Shape::of(&self.running);

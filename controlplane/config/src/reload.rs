@@ -62,8 +62,6 @@ fn effect(path: &str, old: &Config, new: &Config) -> Effect {
     match path.split(['.', '[']).next().unwrap_or_default() {
         "dataplane" => Effect::Dataplane,
         "control" => Effect::Controlplane,
-        // Sockets are bound when the daemon starts.
-        "simco" if path.starts_with("simco.listen") => Effect::Controlplane,
         // An interface moves between zones at once, as long as it is there before and after.
         "port" if path.ends_with(".zone") && shape(old) == shape(new) => Effect::Live,
         // The dataplane configures the TAP twins, their addresses and routes when it starts.

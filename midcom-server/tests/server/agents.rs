@@ -106,19 +106,42 @@ async fn requests_under_way_when_the_session_is_lost() {
     assert_eq!(last, Err(RequestError::Closed));
 }
 
-/// A middlebox that answers nothing is found out by the ping (B-KA-01).
+/// A middlebox that opens a session, answers two pings, and is silent from then on.
+async fn falls_silent(listener: TcpListener) -> u32 {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut request = vec![0; 16];
+    stream.read_exact(&mut request).await.unwrap();
+    stream.write_all(&crate::wire::hex("0201000c 00000001 | 00040008 c1f50000 00000e10")).await.unwrap();
+    let mut pings = 0;
+    while stream.read_exact(&mut request).await.is_ok() {
+        assert_eq!(request[..2], [1, 0x21]);
+        pings += 1;
+        if pings <= 2 {
+            let reply = [crate::wire::hex("0343 0000"), request[4..8].to_vec()].concat();
+            stream.write_all(&reply).await.unwrap();
+        }
+    }
+    pings
+}
+
+/// A middlebox that answers nothing is found out by the ping.
 #[tokio::test]
 async fn b_ka_01_a_silent_middlebox_is_given_up() {
-    let middlebox = Middlebox::start(with_keys()).await;
-    let settings = agent::Settings { ping: Duration::from_millis(30), ..by_key(middlebox.address, "proxy") };
-    let (proxy, _, mut notices) = Agent::connect(settings).await.unwrap();
-    // It pings for a while, and the server answers.
-    let pinged = tokio::time::timeout(Duration::from_millis(300), async {
-        while !matches!(notices.recv().await, Some(Notice::Lost(_)) | None) {}
-    });
-    assert!(pinged.await.is_err(), "lost although the server answers");
-    drop(proxy);
-    // One that takes the connection and stays silent.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let silent = tokio::spawn(falls_silent(listener));
+    let settings = agent::Settings {
+        ping: Duration::from_millis(300),
+        extensions: Extensions::NONE,
+        reconnect: None,
+        ..agent::Settings::new(&address.to_string())
+    };
+    let (_agent, _, mut notices) = Agent::connect(settings).await.unwrap();
+    assert!(matches!(notices.recv().await, Some(Notice::Open(_))));
+    assert_eq!(notices.recv().await, Some(Notice::Lost(Lost::Silent)));
+    assert!(silent.await.unwrap() >= 1);
+    // One that takes the connection and says nothing at all.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let settings = agent::Settings { timeout: Duration::from_millis(100), ..by_key(address, "proxy") };

@@ -536,6 +536,36 @@ async fn groups_with_those_who_offered_them() {
     assert_eq!(failure(proxy.request(RuleRequest::GroupStatus { group }).await), Failure::NoSuchGroup);
 }
 
+/// What an agent may open, by inside host, remote end, protocol, number and lifetime.
+#[tokio::test]
+async fn b_sec_04_what_an_agent_may_open() {
+    let mut narrow = access();
+    let agents = &mut narrow.fronts.get_mut(&Front::Simco).unwrap().agents;
+    let network = |address: [u8; 4], length| turnpike_policy::Network { address: address.into(), length };
+    let one = turnpike_policy::Profile {
+        inside: turnpike_policy::Scope::Prefixes(vec![network([10, 0, 0, 0], 24)]),
+        outside: vec![network([192, 0, 2, 0], 24)],
+        protocols: vec![turnpike_policy::Protocol::UDP],
+        rules: 2,
+        lifetime: turnpike_policy::Lifetime(60),
+        ..profile()
+    };
+    agents.insert("proxy".into(), one);
+    let middlebox = Middlebox::with(with_keys(), narrow).await;
+    let (proxy, established, _n) = agent(&middlebox, "proxy").await;
+    assert_eq!(established.capabilities.max_lifetime, 60);
+    let enable = |internal, external| proxy.enable(per(internal, external, 600));
+    assert_eq!(failure(enable(a0("10.0.1.9", 80), a3("192.0.2.1", 7)).await), Failure::NotAuthorized);
+    assert_eq!(failure(enable(a0("10.0.0.9", 80), a3("192.0.3.1", 7)).await), Failure::NotAuthorized);
+    let tcp = |tuple| Tuple { protocol: 6, ..tuple };
+    let refused = enable(tcp(a0("10.0.0.9", 80)), tcp(a3("192.0.2.1", 7))).await;
+    assert_eq!(failure(refused), Failure::NotAuthorized);
+    for port in [80, 81] {
+        assert_eq!(enable(a0("10.0.0.9", port), a3("192.0.2.1", 7)).await.unwrap().lifetime, 60);
+    }
+    assert_eq!(failure(enable(a0("10.0.0.9", 82), a3("192.0.2.1", 7)).await), Failure::NoResources);
+}
+
 /// Rules survive the end of a session (A-SES-05), and belong to the agent, not the session.
 #[tokio::test]
 async fn a_ses_05_rules_survive_the_session() {
