@@ -78,6 +78,7 @@ pub struct Daemon {
     pub(crate) journal: Journal,
     pub(crate) midcom: Midcom,
     pub(crate) audit: Option<AuditLog>,
+    pub(crate) simco: crate::simco::Simco,
     pub(crate) effects: Vec<Effect>,
     pub(crate) survey: Option<Survey>,
     /// Whether a rule has an idle time.
@@ -110,6 +111,8 @@ pub struct Parts {
     pub journal: Journal,
     /// The audit log, if it could be opened.
     pub audit: Option<AuditLog>,
+    /// The SIMCO server.
+    pub simco: crate::simco::Simco,
     /// To the resolver.
     pub resolve: mpsc::Sender<Resolve>,
     /// Where new attachments are sent.
@@ -119,7 +122,7 @@ pub struct Parts {
 impl Daemon {
     /// A daemon that is not attached yet.
     pub fn new(parts: Parts) -> Self {
-        let Parts { running, board, clock, mut policy, journal, audit, resolve, attaching } = parts;
+        let Parts { running, board, clock, mut policy, journal, audit, simco, resolve, attaching } = parts;
         policy.set_access(running.access(), clock.now());
         policy.note_ids();
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -138,6 +141,7 @@ impl Daemon {
             journal,
             midcom: Midcom::default(),
             audit,
+            simco,
             effects: Vec::new(),
             survey: None,
             watches_use: false,

@@ -254,6 +254,7 @@ fn behaviour(behaviour: Behaviour) -> policy::Behaviour {
         close_on_fin: behaviour.close_on_fin,
         idle: Some(behaviour.idle_timeout).filter(|&seconds| seconds != 0),
         ending: None,
+        ..policy::Behaviour::default()
     }
 }
 

@@ -31,6 +31,7 @@ mod problem;
 mod read;
 pub mod reload;
 mod sections;
+pub mod simco;
 pub mod table;
 pub mod value;
 

@@ -1,7 +1,8 @@
 //! The configuration as types, and every default.
 
 use crate::address::{AddressRange, InterfaceAddress, Network};
-use crate::midcom::{Agent, Midcom, Pcp, Simco, ThirdParty};
+use crate::midcom::{Agent, Midcom, Pcp, ThirdParty};
+use crate::simco::Simco;
 use crate::value::{MacAddress, MemorySize, Metrics, Name, PortRange, Protocol, Seconds, TapName};
 use serde::Serialize;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -38,7 +38,7 @@ pub(crate) fn config<'t>(root: &DeTable<'t>, document: &mut Document<'t>) -> Con
         options: root.table("options", options),
         midcom: root.table("midcom", midcom::midcom),
         agents: root.tables("agent", midcom::agent),
-        simco: root.table("simco", midcom::simco),
+        simco: root.table("simco", crate::simco::simco),
         pcp: root.table("pcp", midcom::pcp),
         third_parties: root.tables("third_party", midcom::third_party),
     };
