@@ -19,6 +19,9 @@ pub enum Heard {
     Notification(SessionId, Notification),
 }
 
+/// Rules with their states, pinholes, reservations, records in the journal.
+pub type Picture = (Vec<(Rule, turnpike_policy::State)>, Vec<u64>, Vec<u64>, usize);
+
 /// Workers that do as they are told.
 #[derive(Default)]
 pub struct Workers {
@@ -366,7 +369,7 @@ impl World {
     }
 
     /// A picture of everything that a refused request must not change.
-    pub fn picture(&self) -> (Vec<(Rule, turnpike_policy::State)>, Vec<u64>, Vec<u64>, usize) {
+    pub fn picture(&self) -> Picture {
         let mut rules: Vec<_> = self.engine.rules().map(|(rule, state)| (rule.clone(), state)).collect();
         rules.sort_by_key(|(rule, _)| rule.id);
         (

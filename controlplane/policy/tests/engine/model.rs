@@ -2,11 +2,9 @@
 //! dataplanes come and go and the process restarts: what was granted is what the journal and the workers have once
 //! things calm down, and nothing else is.
 
-mod support;
-
+use crate::support::{Heard, World, access, agent, per, prr, tuple, udp};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
-use support::{Heard, World, access, agent, per, prr, tuple, udp};
 use turnpike_abi::event::AckResult;
 use turnpike_policy::{
     Direction, Enable, Lifetime, Outside, Protocol, Reply, Request, Requester, Reserve, RuleId, State,
@@ -190,7 +188,8 @@ fn step(world: &mut World, told: &mut Told, op: &Op) {
             world.engine.detached(world.now);
             world.run();
             if *emptied {
-                world.workers = support::Workers { count: *workers, ..support::Workers::default() };
+                world.workers =
+                    crate::support::Workers { count: *workers, ..crate::support::Workers::default() };
             }
             world.attach();
         }
