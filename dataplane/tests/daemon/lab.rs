@@ -95,6 +95,8 @@ fn succeed(command: &mut Command) -> Output {
 pub struct Daemon {
     process: Child,
     directory: TempDir,
+    /// On a tmpfs, for its state.
+    memory: TempDir,
 }
 
 impl Daemon {
@@ -115,7 +117,8 @@ impl Daemon {
         let directory = TempDir::new().expect("a directory");
         let path = directory.path();
         let config = path.join("turnpike.toml");
-        std::fs::write(&config, configuration(path, cores, ports)).expect("written");
+        let memory = TempDir::new_in("/dev/shm").expect("a directory in memory");
+        std::fs::write(&config, configuration(path, memory.path(), cores, ports)).expect("written");
         let log = File::create(path.join("log")).expect("a log");
         let process = Command::new("ip")
             .args(["netns", "exec", &namespace.0, BINARY, "--config"])
@@ -125,7 +128,7 @@ impl Daemon {
             .stderr(log)
             .spawn()
             .expect("ip runs");
-        Self { process, directory }
+        Self { process, directory, memory }
     }
 
     /// Where it listens.
@@ -174,10 +177,11 @@ fn socket(directory: &Path) -> PathBuf {
 }
 
 /// A whole configuration. Ordinary pages: these tests must not depend on hugepages.
-pub fn configuration(directory: &Path, cores: &str, ports: &str) -> String {
+pub fn configuration(directory: &Path, memory: &Path, cores: &str, ports: &str) -> String {
     format!(
         "[dataplane]\ncores = {cores}\npoll = \"adaptive\"\nno_huge = true\nmemory = \"96M\"\nbuffers = 8192\n\
-         flows = 4096\nbindings = 4096\nsocket = {:?}\ncontrol_user = \"nobody\"\n{ports}",
-        socket(directory)
+         flows = 4096\nbindings = 4096\nsocket = {:?}\ncontrol_user = \"nobody\"\nstate = {:?}\n{ports}",
+        socket(directory),
+        memory.join("state")
     )
 }

@@ -47,11 +47,14 @@ fn exit_codes_of_the_command_line() {
         (output.status.code(), String::from_utf8_lossy(&text).into_owned())
     };
     let path = file.to_str().expect("UTF-8");
-    std::fs::write(&file, configuration(directory.path(), "[1]", SILENT)).expect("written");
+    std::fs::write(&file, configuration(directory.path(), directory.path(), "[1]", SILENT)).expect("written");
     let (code, text) = run(&["--config", path, "--check"]);
     assert_eq!(code, Some(0), "{text}");
-    std::fs::write(&file, configuration(directory.path(), "[1, 1]", "[[port]]\nnaem = 1\n"))
-        .expect("written");
+    std::fs::write(
+        &file,
+        configuration(directory.path(), directory.path(), "[1, 1]", "[[port]]\nnaem = 1\n"),
+    )
+    .expect("written");
     let (code, text) = run(&["--config", path]);
     assert_eq!(code, Some(7), "{text}");
     assert!(text.contains("naem"), "{text}");
