@@ -5,7 +5,6 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
-use turnpike_abi::Address;
 use turnpike_abi::command::{Kind, PinholeAdd as AbiAdd};
 use turnpike_abi::event::AckResult;
 use turnpike_abi::flow::{FlowRecord, flag};

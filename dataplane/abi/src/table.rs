@@ -93,7 +93,7 @@ pub mod forwarding {
 }
 
 /// Timers in seconds and switches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct SettingsRecord {
     /// UDP flow (RFC 4787 REQ-5).

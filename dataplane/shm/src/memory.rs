@@ -59,7 +59,7 @@ impl Memory {
             _ => {}
         }
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
-        let made = Self::over(&file, length, huge).and_then(|memory| Ok((memory, File::open(path)?)));
+        let made = Self::over(&file, length, huge, true).and_then(|memory| Ok((memory, File::open(path)?)));
         if made.is_err() {
             // Pages that it got already would be missing to whoever tries next.
             let _ = std::fs::remove_file(path);
@@ -68,7 +68,7 @@ impl Memory {
     }
 
     /// Pages that others can read through the descriptor, which belong to no directory: they go with the last who
-    /// has them. All taken now, from hugepages if `huge`.
+    /// has them. Hugepages, all taken now, if `huge`; else ordinary ones, as they are touched: for tests and benches.
     ///
     /// # Errors
     /// If the kernel refuses.
@@ -77,15 +77,17 @@ impl Memory {
         let length = bytes.max(1).next_multiple_of(HUGE);
         let pages = if huge { MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB } else { MemfdFlags::empty() };
         let file = File::from(rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | pages)?);
-        let memory = Self::over(&file, length, huge)?;
+        let memory = Self::over(&file, length, huge, huge)?;
         let readable = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
         Ok((memory, readable))
     }
 
-    fn over(file: &File, length: usize, huge: bool) -> io::Result<Self> {
+    fn over(file: &File, length: usize, huge: bool, now: bool) -> io::Result<Self> {
         file.set_len(length as u64)?;
-        // A page that is missing later would be met as a signal in the middle of a packet.
-        rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, length as u64)?;
+        if now {
+            // A page that is missing later would be met as a signal in the middle of a packet.
+            rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, length as u64)?;
+        }
         let mapping = Mapping::shared(file.as_fd(), length, true)?;
         Ok(Self { mapping: Arc::new(mapping), length, used: 0, huge })
     }

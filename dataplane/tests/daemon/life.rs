@@ -3,6 +3,7 @@
 use crate::lab::{BINARY, Daemon, Namespace, configuration, wait_for};
 use std::process::Command;
 use tempfile::TempDir;
+use turnpike_client::Place;
 
 /// Ports that receive nothing.
 pub const SILENT: &str = r#"
@@ -106,6 +107,32 @@ fn the_next_dataplane_takes_over_what_a_crash_left() {
     let (status, log) = daemon.stop();
     assert_eq!(status.code(), Some(0), "{log}");
     assert!(namespace.addresses("tp-inside").is_none(), "removed although another process made it");
+}
+
+#[test]
+fn state_files_are_the_dataplane_s_alone_and_go_with_it() {
+    let namespace = Namespace::new();
+    let mut daemon = Daemon::start(&namespace, "[0, 1]", SILENT);
+    let files = |daemon: &Daemon| {
+        let mut files = daemon.state();
+        files.sort();
+        files
+    };
+    let both = [("worker-0".to_owned(), 0o600), ("worker-1".to_owned(), 0o600)];
+    assert_eq!(files(&daemon), both);
+    let attachment = daemon.attach();
+    let workers = attachment.states().iter().map(|view| (view.worker().0, view.places()));
+    // IPv4 as configured, IPv6 by default.
+    assert_eq!(workers.collect::<Vec<_>>(), [(0, 4096 + 16_384), (1, 4096 + 16_384)]);
+
+    daemon.kill_and_start(&namespace);
+    assert_eq!(files(&daemon), both, "those of the dead one were replaced");
+    assert_eq!(attachment.states()[0].flow(0, 0), Place::Empty, "who mapped those keeps them");
+
+    let memory = daemon.memory();
+    let (status, log) = daemon.stop();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert_eq!(memory.path().join("state").read_dir().expect("the directory stays").count(), 0);
 }
 
 #[test]
