@@ -188,8 +188,10 @@ impl Rig {
             bindings: shape.capacity as usize,
             key: [0x5a ^ worker; 16],
         };
-        let mut state = state(Engine::<Frame>::state_bytes(&setup))?;
-        let (mut private, _) = machine::memory(Engine::<Frame>::private_bytes(&setup))?;
+        let sizes = [Engine::<Frame>::state_bytes(&setup), Engine::<Frame>::private_bytes(&setup)];
+        let arrays: usize = sizes.iter().sum();
+        let mut state = state(sizes[0])?;
+        let (mut private, _) = machine::memory(sizes[1])?;
         let mut engine =
             Engine::new(&setup, &mut state, &mut private).ok_or("the engine finds too little memory")?;
         engine.set_policy(shape.policy()?);

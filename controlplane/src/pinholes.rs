@@ -114,7 +114,7 @@ impl Daemon {
     }
 
     /// Answers with a page of flows, from a thread of its own: the rows are not asked of the workers but read.
-    fn flows(&self, request: FlowsRequest, reply: Reply) {
+    fn flows(&self, request: FlowsRequest, reply: LineReply) {
         let Some(dataplane) = &self.dataplane else { return self.refuse(reply, &unreachable()) };
         let settings = turnpike_config::settings(&self.running.config);
         match flows::Page::new(request, dataplane.states(), settings) {

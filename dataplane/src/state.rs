@@ -147,7 +147,7 @@ fn make(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::fs::PermissionsExt;
 
     /// A directory on a tmpfs: every Linux has this one.
     fn memory() -> tempfile::TempDir {
