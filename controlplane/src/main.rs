@@ -20,6 +20,7 @@ mod audit;
 mod clock;
 mod daemon;
 mod facts;
+mod flows;
 mod journal;
 mod kernel;
 mod metrics;

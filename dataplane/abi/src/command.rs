@@ -296,8 +296,6 @@ pub struct Walk {
 pub struct WalkTable(pub u32);
 
 impl WalkTable {
-    /// Flows: [`crate::event::FlowRow`].
-    pub const FLOWS: Self = Self(1);
     /// Bindings, pinholes among them: [`crate::event::BindingRow`].
     pub const BINDINGS: Self = Self(2);
     /// Pinholes: a [`crate::event::BindingRow`] for each port of each of them, however many share a binding.

@@ -150,12 +150,7 @@ pub(crate) struct Bindings {
 
 /// Which table a protocol's ports are in; `None` for protocols without.
 pub(crate) const fn class_of(protocol: u8) -> ProtocolClass {
-    match protocol {
-        6 => ProtocolClass::Tcp,
-        17 => ProtocolClass::Udp,
-        1 | 58 => ProtocolClass::Icmp,
-        _ => ProtocolClass::Other,
-    }
+    ProtocolClass::of(protocol)
 }
 
 /// Whether a pinhole may have a protocol without ports translated: 6in4 and 6to4, minimal encapsulation (RFC 2004).

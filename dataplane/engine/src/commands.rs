@@ -1,22 +1,18 @@
 //! Commands of the control plane. What they hold is checked field by field: the sender is not trusted.
 
 use crate::bindings::{class_of, is_translated};
-use crate::flows::Flows;
 use crate::neighbours::NextHop;
 use crate::outbox::Outbox;
 use crate::pipeline::{Tables, Worker};
 use crate::policy::has_ports;
-use crate::sessions::timeout_ms;
 use crate::{Buffer, Time, Violation};
 use turnpike_abi::command::{
     Kind, MAX_RANGE, NeighbourClear, NeighbourSet, NeighboursReset, Parity, PinholeAdd, PinholeRemove,
     PortLease, PortsRelease, PortsReserve, Slot, Walk, WalkTable,
 };
 use turnpike_abi::counters::{Counter, ProtocolClass};
-use turnpike_abi::event::{Ack, AckResult, BindingRow, FlowRow, Tuple, WalkEnd};
-use turnpike_abi::flow::{CREATED_SHIFT, Toward, flag};
+use turnpike_abi::event::{Ack, AckResult, BindingRow, WalkEnd};
 use turnpike_abi::layout::MAGIC;
-use turnpike_abi::table::SettingsRecord;
 use turnpike_wire::ethernet;
 
 /// Most rows one walk sends.
@@ -80,7 +76,7 @@ impl<B: Buffer> Worker<B> {
             // Its answer is the rows.
             Kind::WALK => {
                 self.counters.add(Counter::Commands, 1);
-                return self.walk(tables, now, slot, out);
+                return self.walk(now, slot, out);
             }
             _ => return Err(Violation("unknown kind of command")),
         };
@@ -229,13 +225,7 @@ impl<B: Buffer> Worker<B> {
         })
     }
 
-    fn walk(
-        &mut self,
-        tables: Option<&Tables>,
-        now: Time,
-        slot: &Slot,
-        out: &mut Outbox<B>,
-    ) -> Result<(), Violation> {
+    fn walk(&mut self, now: Time, slot: &Slot, out: &mut Outbox<B>) -> Result<(), Violation> {
         let walk: Walk = slot.body();
         if walk.limit == 0 || walk.limit > WALK_ROWS {
             return Err(Violation("walk for more rows than fit"));
@@ -244,18 +234,6 @@ impl<B: Buffer> Worker<B> {
         let (cursor, limit) = (usize::try_from(walk.cursor).unwrap_or(usize::MAX), walk.limit as usize);
         let mut end = WalkEnd::default();
         end.cursor = match walk.table {
-            WalkTable::FLOWS => {
-                let worker = self.id;
-                let settings = tables.map(|tables| tables.policy.settings);
-                let mut rows = self.flows.walk(cursor, WALK_RECORDS);
-                for (_, number) in rows.by_ref().take(limit) {
-                    end.rows += 1;
-                    if let Some(row) = flow_row(&self.flows, number, worker, now, settings.as_ref()) {
-                        out.events.push(Slot::new(Kind::FLOW_ROW, sequence, &row));
-                    }
-                }
-                rows.next().map_or(after(cursor, self.flows.places()), |(next, _)| next as u64)
-            }
             WalkTable::BINDINGS => {
                 let worker = self.id;
                 let mut rows = self.bindings.walk(cursor, WALK_RECORDS);
@@ -334,49 +312,5 @@ fn after(cursor: usize, records: usize) -> u64 {
     match cursor.saturating_add(WALK_RECORDS) {
         next if next < records => next as u64,
         _ => WalkEnd::DONE,
-    }
-}
-
-fn flow_row(
-    flows: &Flows,
-    number: u32,
-    worker: turnpike_abi::WorkerId,
-    now: Time,
-    settings: Option<&SettingsRecord>,
-) -> Option<FlowRow> {
-    let (record, cold) = (flows.record(number)?, flows.cold(number)?);
-    let (out, inward) = flows.tuples(number)?;
-    let (sent, received) = (record.traffic(Toward::Out), record.traffic(Toward::In));
-    let inbound = record.has(flag::INBOUND);
-    let mut flags = 0;
-    if record.has(flag::TRANSLATED) {
-        flags |= FlowRow::TRANSLATED;
-    }
-    if inbound {
-        flags |= FlowRow::INBOUND;
-    }
-    let [forward, reverse] =
-        if inbound { [(inward, received), (out, sent)] } else { [(out, sent), (inward, received)] };
-    Some(FlowRow {
-        forward: shown(&forward.0),
-        reverse: shown(&reverse.0),
-        packets: [forward.1.0, reverse.1.0],
-        bytes: [forward.1.1, reverse.1.1],
-        idle_ms: record.idle_ms(now.0),
-        timeout_ms: settings.map_or(0, |settings| timeout_ms(record, settings)),
-        age_ms: now.0.saturating_sub(u64::from(cold.created) << CREATED_SHIFT),
-        state: record.tcp_state().index() as u8,
-        worker,
-        flags,
-        reserved: [0; 5],
-    })
-}
-
-/// A query's identifier stands in both ports.
-fn shown(tuple: &Tuple) -> Tuple {
-    if class_of(tuple.protocol) == ProtocolClass::Icmp {
-        Tuple { destination_port: tuple.source_port, ..*tuple }
-    } else {
-        *tuple
     }
 }
