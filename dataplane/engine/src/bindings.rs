@@ -141,6 +141,11 @@ impl Bindings {
         self.leases.get(&ExternalKey { address, port, protocol }).copied()
     }
 
+    /// The external address that an inside host has in a pool.
+    pub(crate) fn external_of(&self, inside: Address, pool: PoolId) -> Option<Address> {
+        self.subscribers.get(&(inside, pool)).map(|subscriber| Address::v4(subscriber.external))
+    }
+
     /// Inside addresses with a binding.
     pub(crate) fn subscribers(&self) -> usize {
         self.subscribers.len()

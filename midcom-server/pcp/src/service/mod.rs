@@ -56,6 +56,9 @@ pub enum Input {
     Listen(Vec<Listen>),
 }
 
+/// Milliseconds since the epoch (1970), never going back.
+pub type Now = Arc<dyn Fn() -> u64 + Send + Sync>;
+
 /// What a service is made of.
 pub struct Parts {
     /// The configuration to begin with.
@@ -70,8 +73,8 @@ pub struct Parts {
     pub epoch: Option<u64>,
     /// Where it is written when it begins anew.
     pub epochs: mpsc::UnboundedSender<u64>,
-    /// Milliseconds since the epoch (1970), never going back: the policy engine's clock.
-    pub now: fn() -> u64,
+    /// The policy engine's clock.
+    pub now: Now,
     /// The port to listen at: [`crate::wire::SERVER_PORT`].
     pub port: u16,
 }
@@ -116,7 +119,7 @@ pub struct Service {
     done: (mpsc::UnboundedSender<Done>, mpsc::UnboundedReceiver<Done>),
     configuration: Configuration,
     epochs: mpsc::UnboundedSender<u64>,
-    now: fn() -> u64,
+    now: Now,
     board: Board,
     gateway: Gateway,
     watch: Option<Session>,
