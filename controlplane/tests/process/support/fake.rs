@@ -243,7 +243,7 @@ fn command(worker: WorkerId, workers: u8, slot: &Slot, state: &mut State) -> Vec
     match slot.header.kind {
         Kind::PINHOLE_ADD => ack = pinhole_add(worker, workers, &slot.body(), state),
         Kind::PINHOLE_REMOVE => {
-            let PinholeRemove { id } = slot.body();
+            let PinholeRemove { id, .. } = slot.body();
             if state.pinholes.remove(&id).is_none() {
                 ack.result = AckResult::NOT_FOUND;
             }
