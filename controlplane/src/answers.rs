@@ -11,11 +11,10 @@ use turnpike_abi::stats::{InterfaceInfo, PortStats, text};
 use turnpike_abi::table::RouteKind as AbiRouteKind;
 use turnpike_api::{
     BufferUse, ConfigData, ConfigSummary, Conservation, ControlplaneInfo, Cycles, DataplaneInfo, DropData,
-    DropSummary, DropsData, InterfaceData, NeighbourData, NeighbourState, PinholeData, PinholeProtocol,
-    PinholeState, PoolData, PoolFill, PortData, PortRange, PortRate, PortsInUse, Prefix, RouteData,
-    RouteKind, StatusData, SteeringData, Timestamp, Traffic, Usage, VersionData, WorkerData, WorkerLoad,
+    DropSummary, DropsData, InterfaceData, NeighbourData, NeighbourState, PoolData, PoolFill, PortData,
+    PortRange, PortRate, PortsInUse, Prefix, RouteData, RouteKind, StatusData, SteeringData, Timestamp, Traffic, Usage,
+    VersionData, WorkerData, WorkerLoad,
 };
-use turnpike_policy::former::{Pinhole, Protocol, State};
 
 /// Most reasons in the short form of the drops.
 const TOP_DROPS: usize = 10;
@@ -401,38 +400,6 @@ impl Sources<'_> {
             api_version: turnpike_api::API_VERSION,
             abi_version: turnpike_abi::ABI_VERSION,
         }
-    }
-}
-
-/// A pinhole as the API shows it.
-pub fn pinhole(pinhole: &Pinhole, state: State) -> PinholeData {
-    let request = &pinhole.request;
-    let anyone = request.remote.length == 0;
-    let (first, last) = request.remote.ports;
-    let ports = PortRange { first, last };
-    PinholeData {
-        id: pinhole.id.0,
-        protocol: match request.protocol {
-            Protocol::Tcp => PinholeProtocol::Tcp,
-            Protocol::Udp => PinholeProtocol::Udp,
-        },
-        inside: turnpike_api::Endpoint { address: request.inside.address, port: request.inside.port },
-        external: pinhole
-            .granted
-            .map(|end| turnpike_api::Endpoint { address: end.address.into(), port: end.port }),
-        pool: request.external.as_ref().map(|external| external.pool.clone()),
-        remote: Prefix::new(request.remote.address, request.remote.length).ok().filter(|_| !anyone),
-        remote_ports: (ports != PortRange::ALL).then_some(ports),
-        created_at: Timestamp(pinhole.created.0),
-        expires_at: pinhole.expires.map(|expires| Timestamp(expires.0)),
-        state: match state {
-            State::Pending => PinholeState::Pending,
-            State::Active => PinholeState::Active,
-            State::Suspended => PinholeState::Suspended,
-            State::Closing => PinholeState::Closing,
-        },
-        owner: request.owner.0.clone(),
-        note: request.note.clone(),
     }
 }
 

@@ -17,7 +17,7 @@ use turnpike_abi::layout::MAGIC;
 use turnpike_abi::stats::{Identity, InterfaceInfo};
 use turnpike_abi::table::TableKind;
 use turnpike_client::{AttachError, Attachment, LinkError, Notice, SealedTable, StatisticsView, TableError};
-use turnpike_policy::former::{Command, Token};
+use turnpike_policy::{Command, Token};
 
 /// Between two attempts.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -168,6 +168,11 @@ impl Dataplane {
         }
     }
 
+    /// Whether orders are queued.
+    pub fn has_orders(&self) -> bool {
+        self.queues.iter().any(|queue| !queue.is_empty())
+    }
+
     /// Whether orders are queued or answers awaited, so that looking often pays.
     pub fn busy(&self) -> bool {
         !self.waiting.is_empty() || self.queues.iter().any(|queue| !queue.is_empty())
@@ -195,7 +200,7 @@ impl Dataplane {
                 let Some(slot) = self.attachment.poll_events(worker)? else { break };
                 let addressee = match slot.header.kind {
                     Kind::FLOW_ROW | Kind::BINDING_ROW => self.waiting.get(&slot.header.sequence).copied(),
-                    Kind::NEIGHBOUR_NEEDED => None,
+                    Kind::NEIGHBOUR_NEEDED | Kind::PINHOLE_CLOSED | Kind::PINHOLE_LOCKED => None,
                     _ => self.waiting.remove(&slot.header.sequence),
                 };
                 events.push((worker, addressee.unwrap_or(Addressee::Nobody), slot));
@@ -227,6 +232,8 @@ fn send(attachment: &mut Attachment, worker: WorkerId, order: &Order) -> Result<
             let sequence = match command {
                 Command::Add(body) => attachment.command(worker, Kind::PINHOLE_ADD, body),
                 Command::Remove(body) => attachment.command(worker, Kind::PINHOLE_REMOVE, body),
+                Command::Reserve(body) => attachment.command(worker, Kind::PORTS_RESERVE, body),
+                Command::Unreserve(body) => attachment.command(worker, Kind::PORTS_RELEASE, body),
                 Command::Lease(body) => attachment.command(worker, Kind::PORT_LEASE, body),
                 Command::Release(body) => attachment.command(worker, Kind::PORT_RELEASE, body),
             }?;

@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
-use turnpike_policy::former::Time;
+use turnpike_policy::Time;
 
 /// The wall clock, milliseconds since the epoch.
 pub fn wall_ms() -> u64 {

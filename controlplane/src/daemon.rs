@@ -3,15 +3,17 @@
 
 use crate::api::Ask;
 use crate::attach::{Addressee, Dataplane, Order};
+use crate::audit::AuditLog;
 use crate::clock::{Clock, wall_ms};
-use crate::facts::{Board, PINHOLE_STATES};
+use crate::facts::Board;
 use crate::journal::{Journal, Written};
 use crate::kernel::{Change, KernelEvent};
+use crate::midcom::Midcom;
 use crate::mirror::{Mirror, NeighbourChange};
-use crate::pinholes::Replies;
 use crate::reading::{Reading, Sampler};
 use crate::resolve::{Refresh, Resolve};
 use crate::running::Running;
+use crate::survey::{Purpose, Survey, is_survey};
 use crate::tables::Tables;
 use crate::walk::{Progress, Walking};
 use hashbrown::HashMap;
@@ -27,13 +29,20 @@ use turnpike_abi::{Address, WorkerId};
 use turnpike_api::serve::encode_error;
 use turnpike_api::{ErrorBody, ErrorCode};
 use turnpike_client::{AttachError, Attachment};
-use turnpike_policy::former::{Engine, State};
+use turnpike_gateway::{Order as FrontOrder, Orders};
+use turnpike_policy::{Effect, Engine, SessionEnd};
 
 /// The rings have no wake-up: how often they are looked at while answers are awaited, while none are, and how
 /// often the loop runs without a dataplane.
 const BUSY: Duration = Duration::from_millis(2);
 const IDLE: Duration = Duration::from_millis(10);
 const ALONE: Duration = Duration::from_millis(100);
+/// While a rule waits for a worker the rings are looked at without pause, for this long after the last news.
+const EAGER: Duration = Duration::from_millis(1);
+/// Orders of front ends taken before effects are carried out.
+const TAKEN: usize = 1024;
+/// Seconds between two surveys of which rules are in use.
+const USE_SURVEY: u32 = 10;
 /// Samples, refreshed neighbours, the watchdog.
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -48,6 +57,8 @@ pub struct Inputs {
     pub written: mpsc::UnboundedReceiver<Written>,
     /// A new attachment.
     pub attached: mpsc::Receiver<Attachment>,
+    /// Orders of front ends.
+    pub orders: Orders,
 }
 
 /// Everything the control plane knows.
@@ -62,7 +73,15 @@ pub struct Daemon {
     pub(crate) tables: Tables,
     pub(crate) policy: Engine,
     pub(crate) journal: Journal,
-    pub(crate) replies: Replies,
+    pub(crate) midcom: Midcom,
+    pub(crate) audit: Option<AuditLog>,
+    pub(crate) effects: Vec<Effect>,
+    pub(crate) survey: Option<Survey>,
+    /// Whether a rule has an idle time.
+    pub(crate) watches_use: bool,
+    /// Times the rules' facts were brought up to date.
+    pub(crate) counted: u32,
+    eager_until: Instant,
     pub(crate) sampler: Sampler,
     walks: HashMap<u64, (Walking, oneshot::Sender<Vec<u8>>)>,
     next_walk: u64,
@@ -86,6 +105,8 @@ pub struct Parts {
     pub policy: Engine,
     /// The journal.
     pub journal: Journal,
+    /// The audit log, if it could be opened.
+    pub audit: Option<AuditLog>,
     /// To the resolver.
     pub resolve: mpsc::Sender<Resolve>,
     /// Where new attachments are sent.
@@ -95,8 +116,9 @@ pub struct Parts {
 impl Daemon {
     /// A daemon that is not attached yet.
     pub fn new(parts: Parts) -> Self {
-        let Parts { running, board, clock, mut policy, journal, resolve, attaching } = parts;
-        policy.set_realm(running.realm(), clock.now());
+        let Parts { running, board, clock, mut policy, journal, audit, resolve, attaching } = parts;
+        policy.set_access(running.access(), clock.now());
+        policy.note_ids();
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         Self {
             running,
@@ -108,7 +130,13 @@ impl Daemon {
             tables: Tables::new(wall_ms()),
             policy,
             journal,
-            replies: Replies::default(),
+            midcom: Midcom::default(),
+            audit,
+            effects: Vec::new(),
+            survey: None,
+            watches_use: false,
+            counted: 0,
+            eager_until: Instant::now(),
             sampler: Sampler::default(),
             walks: HashMap::new(),
             next_walk: 1,
@@ -136,6 +164,8 @@ impl Daemon {
                 Some(ask) = inputs.asks.recv() => self.ask(ask),
                 Some(event) = inputs.kernel.recv() => self.kernel(event),
                 Some(written) = inputs.written.recv() => self.written(&written),
+                Some(order) = inputs.orders.recv() => self.take_orders(order, &mut inputs.orders),
+                () = tokio::task::yield_now(), if self.is_eager() => self.exchange(),
                 Some(attachment) = inputs.attached.recv() => self.attach(attachment),
                 notice = notice(self.dataplane.as_ref()) => match notice {
                     Ok(Some(notice)) => self.notice(&notice),
@@ -155,12 +185,30 @@ impl Daemon {
                 name = stop(&mut terminate, &mut interrupt) => {
                     tracing::info!(signal = name, "stopping: the dataplane forwards on");
                     notify(&[NotifyState::Stopping]);
+                    self.policy.end_sessions(SessionEnd::Stopping);
+                    self.carry_out();
                     return Ok(());
                 }
             }
             self.settle();
             poll = poll.min(Instant::now() + self.pause());
         }
+    }
+
+    /// Orders of front ends, as many as are there.
+    fn take_orders(&mut self, first: FrontOrder, orders: &mut Orders) {
+        self.order(first);
+        for _ in 1..TAKEN {
+            match orders.try_recv() {
+                Ok(order) => self.order(order),
+                Err(_) => break,
+            }
+        }
+    }
+
+    fn is_eager(&self) -> bool {
+        let waits = self.survey.is_some() || self.policy.under_way() > 0;
+        waits && self.dataplane.as_ref().is_some_and(Dataplane::busy) && Instant::now() < self.eager_until
     }
 
     fn pause(&self) -> Duration {
@@ -174,7 +222,10 @@ impl Daemon {
     /// Carries out what the policy engine wants, and sends what is queued.
     fn settle(&mut self) {
         self.carry_out();
-        if self.dataplane.as_ref().is_some_and(Dataplane::busy) {
+        if let Some(dataplane) = &self.dataplane
+            && dataplane.has_orders()
+        {
+            self.eager_until = Instant::now() + EAGER;
             self.exchange();
         }
     }
@@ -252,6 +303,7 @@ impl Daemon {
         });
         self.sampler.pause();
         self.policy.detached(self.clock.now());
+        self.survey = None;
         self.tables.detached();
         for (_, (_, reply)) in self.walks.drain() {
             answer(reply, encode_error(&unreachable()));
@@ -291,14 +343,10 @@ impl Daemon {
                 self.look_for(link, address);
             }
         }
-        let mut counts = [0; PINHOLE_STATES.len()];
-        for (_, state, _) in self.policy.pinholes() {
-            let place = PINHOLE_STATES.iter().position(|&other: &State| other == state);
-            if let Some(count) = place.and_then(|place| counts.get_mut(place)) {
-                *count += 1;
-            }
+        self.rule_facts();
+        if self.watches_use && self.counted.is_multiple_of(USE_SURVEY) {
+            self.survey(Purpose::Use);
         }
-        self.board.change(|facts| facts.pinholes = counts);
         notify(&[NotifyState::Watchdog]);
     }
 
@@ -307,13 +355,19 @@ impl Daemon {
         let Some(dataplane) = &mut self.dataplane else { return };
         let mut events = std::mem::take(&mut self.events);
         let result = dataplane.exchange(&mut events);
+        if !events.is_empty() {
+            self.eager_until = Instant::now() + EAGER;
+        }
         for (worker, addressee, slot) in events.drain(..) {
             match addressee {
                 Addressee::Policy(token) => self.policy.answer(token, slot.body(), self.clock.now()),
+                Addressee::Walk(number) if is_survey(number) => self.surveyed(worker, &slot),
                 Addressee::Walk(number) => self.walked(number, &slot),
                 Addressee::Nobody if slot.header.kind == Kind::NEIGHBOUR_NEEDED => {
                     self.needed(worker, &slot.body());
                 }
+                Addressee::Nobody if slot.header.kind == Kind::PINHOLE_CLOSED => self.pinhole_closed(&slot),
+                Addressee::Nobody if slot.header.kind == Kind::PINHOLE_LOCKED => self.pinhole_locked(&slot),
                 Addressee::Nobody => {}
             }
         }

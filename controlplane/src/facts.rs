@@ -3,10 +3,11 @@
 use crate::clock::wall_ms;
 use crate::reading::Reading;
 use crate::running::Running;
+use hashbrown::HashMap;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use turnpike_client::StatisticsView;
-use turnpike_policy::former::State;
+use turnpike_policy::{Ended, Front, State};
 
 /// How an attempt to bring a configuration into force ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,8 +37,19 @@ impl Apply {
     }
 }
 
-/// The states of pinholes, in the order of [`Facts::pinholes`].
-pub const PINHOLE_STATES: [State; 4] = [State::Pending, State::Active, State::Suspended, State::Closing];
+/// The states of rules, in the order of [`Facts::pinholes`].
+pub const STATES: [State; 4] = [State::Pending, State::Active, State::Suspended, State::Closing];
+
+/// A kind of transaction and how it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TransactionKey {
+    /// Who asked.
+    pub front: Front,
+    /// Its name in RFC 5189.
+    pub transaction: &'static str,
+    /// `ok`, or the reason of the refusal.
+    pub result: &'static str,
+}
 
 /// A pool's capacity.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,7 +90,7 @@ impl Shape {
                 .pools
                 .iter()
                 .map(|pool| PoolFacts {
-                    name: pool.name.clone(),
+                    name: pool.name.to_string(),
                     addresses: pool.addresses(),
                     ports: pool.addresses()
                         * (u64::from(pool.ports.1).saturating_sub(u64::from(pool.ports.0)) + 1),
@@ -108,8 +120,18 @@ pub struct Facts {
     pub attachments: u64,
     /// Times the dataplane broke a rule of the protocol or of a ring.
     pub dataplane_violations: u64,
-    /// Pinholes by [`PINHOLE_STATES`].
+    /// Rules by [`STATES`].
     pub pinholes: [u64; 4],
+    /// Rules, those under way included.
+    pub rules: u64,
+    /// Rules that ended, by [`Ended`].
+    pub rules_ended: [u64; Ended::ALL.len()],
+    /// Open sessions by [`Front`].
+    pub sessions: [u64; Front::ALL.len()],
+    /// Transactions by their end.
+    pub transactions: HashMap<TransactionKey, u64>,
+    /// Lines of the audit log that could not be written.
+    pub audit_lost: u64,
     /// Requests for pinholes granted and refused.
     pub pinhole_requests: [u64; 2],
     /// Requests answered and refused over the API.

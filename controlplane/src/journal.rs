@@ -1,25 +1,26 @@
 //! The journal: what was granted outlives this process. An embedded store (redb) in `control.state`, written by
 //! one thread that commits whatever came in meanwhile together, so that an answer waits for one flush at most.
 
-mod record;
-
 use redb::{
-    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition, TableError,
+    Database, DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageError,
+    TableDefinition, TableError,
 };
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use tokio::sync::mpsc::UnboundedSender;
-use turnpike_policy::former::{PinholeId, Record, Ticket};
+use turnpike_policy::{GroupId, Note, Rule, RuleId, Ticket};
 
 /// Name of the file.
 pub const FILE: &str = "journal.redb";
-/// Version of the tables below.
-const FORMAT: u64 = 1;
-/// Notes committed together at most.
+/// Version of the tables below. Format 1 held the pinholes of releases that were never given out.
+const FORMAT: u64 = 2;
+/// Effects committed together at most.
 const GROUP: usize = 4096;
+/// Bytes of pages kept in memory: what is written stays there until its commit.
+const CACHE: usize = 64 << 20;
 
 const ABOUT: TableDefinition<&str, u64> = TableDefinition::new("about");
-const PINHOLES: TableDefinition<u64, &[u8]> = TableDefinition::new("pinholes");
+const RULES: TableDefinition<u32, &[u8]> = TableDefinition::new("rules");
 
 /// Why the journal cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +40,7 @@ pub enum JournalError {
         path: PathBuf,
     },
     /// It is no journal, or a broken one.
-    #[error("{}: {why}; nothing was changed: restore it, or move it away to start without pinholes", path.display())]
+    #[error("{}: {why}; nothing was changed: restore it, or move it away to start without rules", path.display())]
     Unusable {
         /// Which.
         path: PathBuf,
@@ -59,10 +60,12 @@ pub enum JournalError {
 /// What was in the journal.
 #[derive(Debug)]
 pub struct Contents {
-    /// Every record, by id.
-    pub records: Vec<Record>,
-    /// The id the next pinhole has to have, at least.
-    pub next_id: u64,
+    /// Every rule, by identity.
+    pub rules: Vec<Rule>,
+    /// The identity the next rule has to have, at least.
+    pub next_rule: RuleId,
+    /// The same of the next group.
+    pub next_group: GroupId,
 }
 
 /// Notes that are on disk, or could not be brought there.
@@ -74,9 +77,16 @@ pub struct Written {
     pub durable: bool,
 }
 
-enum Operation {
-    Note(Ticket, Record),
-    Forget(PinholeId),
+/// A change as it is written.
+enum Change {
+    Write(RuleId, Vec<u8>),
+    Forget(RuleId),
+    Ids(RuleId, GroupId),
+}
+
+struct Operation {
+    ticket: Ticket,
+    changes: Vec<Change>,
 }
 
 /// The way to the writing thread. Dropped, it ends once everything is written.
@@ -98,7 +108,10 @@ impl Journal {
         std::fs::create_dir_all(directory)
             .map_err(|source| JournalError::Directory { path: directory.to_owned(), source })?;
         let path = directory.join(FILE);
-        let database = Database::create(&path).map_err(|error| open_error(&path, &error))?;
+        let database = Database::builder()
+            .set_cache_size(CACHE)
+            .create(&path)
+            .map_err(|error| open_error(&path, &error))?;
         let contents = read(&database, &path)?;
         let (operations, incoming) = mpsc::channel();
         let thread = std::thread::Builder::new()
@@ -108,14 +121,14 @@ impl Journal {
         Ok((Self { operations: Some(operations), thread: Some(thread) }, contents))
     }
 
-    /// Writes a record in place of what is there for its id; the ticket comes back when it is durable.
-    pub fn note(&self, ticket: Ticket, record: Record) {
-        self.send(Operation::Note(ticket, record));
-    }
-
-    /// Deletes a record.
-    pub fn forget(&self, id: PinholeId) {
-        self.send(Operation::Forget(id));
+    /// Makes changes, all of them or none; the ticket comes back when they are durable.
+    pub fn note(&self, ticket: Ticket, notes: Vec<Note>) {
+        let changes = notes.into_iter().map(|note| match note {
+            Note::Write(rule) => Change::Write(rule.id, rule.encode()),
+            Note::Forget(id) => Change::Forget(id),
+            Note::Ids { rules, groups } => Change::Ids(rules, groups),
+        });
+        self.send(Operation { ticket, changes: changes.collect() });
     }
 
     fn send(&self, operation: Operation) {
@@ -178,17 +191,19 @@ fn read(database: &Database, path: &Path) -> Result<Contents, JournalError> {
     if format != FORMAT {
         return Err(unusable(format!("written in format {format}, this release knows {FORMAT}")));
     }
-    let next_id = number("next_id")?;
-    let table = transaction.open_table(PINHOLES).map_err(|error| damaged(&error))?;
-    let mut records = Vec::new();
+    let word =
+        |key: &str| u32::try_from(number(key)?).map_err(|_| unusable(format!("{key:?} is beyond 32 bits")));
+    let (next_rule, next_group) = (RuleId(word("next_rule")?), GroupId(word("next_group")?));
+    let table = transaction.open_table(RULES).map_err(|error| damaged(&error))?;
+    let mut rules = Vec::with_capacity(usize::try_from(table.len().unwrap_or(0)).unwrap_or(0));
     for entry in table.iter().map_err(|error| damaged(&error))? {
         let (id, bytes) = entry.map_err(|error| damaged(&error))?;
-        let id = id.value();
-        let record = record::decode(id, bytes.value())
-            .map_err(|error| unusable(format!("record of pinhole {id}: {error}")))?;
-        records.push(record);
+        let id = RuleId(id.value());
+        let rule = Rule::decode(id, bytes.value())
+            .map_err(|error| unusable(format!("record of rule {id}: {error}")))?;
+        rules.push(rule);
     }
-    Ok(Contents { records, next_id })
+    Ok(Contents { rules, next_rule, next_group })
 }
 
 fn create(database: &Database, path: &Path) -> Result<Contents, JournalError> {
@@ -197,14 +212,15 @@ fn create(database: &Database, path: &Path) -> Result<Contents, JournalError> {
         {
             let mut about = transaction.open_table(ABOUT)?;
             about.insert("format", FORMAT)?;
-            about.insert("next_id", 1)?;
-            transaction.open_table(PINHOLES)?;
+            about.insert("next_rule", 1)?;
+            about.insert("next_group", 1)?;
+            transaction.open_table(RULES)?;
         }
         transaction.commit()?;
         Ok(())
     };
     make().map_err(|error| JournalError::Failed { path: path.to_owned(), why: error.to_string() })?;
-    Ok(Contents { records: Vec::new(), next_id: 1 })
+    Ok(Contents { rules: Vec::new(), next_rule: RuleId(1), next_group: GroupId(1) })
 }
 
 fn write(
@@ -220,12 +236,8 @@ fn write(
         if let Err(error) = &result {
             tracing::error!(path = %path.display(), %error, "the journal could not be written");
         }
-        let tickets = group.iter().filter_map(|operation| match operation {
-            Operation::Note(ticket, _) => Some(*ticket),
-            Operation::Forget(_) => None,
-        });
-        let done = Written { tickets: tickets.collect(), durable: result.is_ok() };
-        if !done.tickets.is_empty() && written.send(done).is_err() {
+        let tickets = group.iter().map(|operation| operation.ticket).collect();
+        if written.send(Written { tickets, durable: result.is_ok() }).is_err() {
             tracing::debug!("notes are on disk, but nobody waits for them");
         }
     }
@@ -234,24 +246,21 @@ fn write(
 fn commit(database: &Database, group: &[Operation]) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     {
-        let mut pinholes = transaction.open_table(PINHOLES)?;
-        let mut highest = 0;
-        for operation in group {
-            match operation {
-                Operation::Note(_, record) => {
-                    let id = record.pinhole.id.0;
-                    highest = highest.max(id);
-                    pinholes.insert(id, record::encode(record).as_slice())?;
+        let mut rules = transaction.open_table(RULES)?;
+        let mut about = transaction.open_table(ABOUT)?;
+        for change in group.iter().flat_map(|operation| &operation.changes) {
+            match change {
+                Change::Write(id, bytes) => {
+                    rules.insert(id.0, bytes.as_slice())?;
                 }
-                Operation::Forget(id) => {
-                    pinholes.remove(id.0)?;
+                Change::Forget(id) => {
+                    rules.remove(id.0)?;
+                }
+                Change::Ids(next_rule, next_group) => {
+                    about.insert("next_rule", u64::from(next_rule.0))?;
+                    about.insert("next_group", u64::from(next_group.0))?;
                 }
             }
-        }
-        let mut about = transaction.open_table(ABOUT)?;
-        let next = about.get("next_id")?.map_or(1, |value| value.value());
-        if highest >= next {
-            about.insert("next_id", highest.saturating_add(1))?;
         }
     }
     transaction.commit()?;
@@ -260,36 +269,65 @@ fn commit(database: &Database, group: &[Operation]) -> Result<(), redb::Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::record::tests::full;
     use super::*;
-    use tokio::sync::mpsc::unbounded_channel;
+    use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+    use turnpike_policy::{
+        Action, Agent, Annotation, Behaviour, Direction, Ending, Front, Parity, Protocol, Time, Tuple,
+    };
 
-    fn open(directory: &Path) -> (Journal, Contents, tokio::sync::mpsc::UnboundedReceiver<Written>) {
+    fn rule(id: u32) -> Rule {
+        Rule {
+            id: RuleId(id),
+            group: GroupId(id),
+            owner: Agent::new(Front::Simco, "proxy.example"),
+            zone: "inside".into(),
+            action: Action::Enable { direction: Direction::Inbound, parity: Parity::Any },
+            protocol: Protocol::UDP,
+            range: 1,
+            internal: Some(Tuple::new("10.0.0.1".parse().unwrap(), 5004)),
+            external: Tuple::new("192.0.2.1".parse().unwrap(), 0),
+            pool: Some("public".into()),
+            outside: None,
+            behaviour: Behaviour::default(),
+            locked: None,
+            ending: Ending::Cut,
+            annotation: Annotation::default(),
+            created: Time(u64::from(id)),
+            expires: Some(Time(99)),
+        }
+    }
+
+    fn write(id: u32) -> Vec<Note> {
+        vec![Note::Write(Box::new(rule(id)))]
+    }
+
+    fn open(directory: &Path) -> (Journal, Contents, UnboundedReceiver<Written>) {
         let (written, done) = unbounded_channel();
         let (journal, contents) = Journal::open(directory, written).unwrap();
         (journal, contents, done)
     }
 
     #[test]
-    fn notes_come_back_and_ids_are_not_used_twice() {
+    fn notes_come_back_with_the_identities_to_go_on_from() {
         let directory = tempfile::tempdir().unwrap();
         let (journal, contents, mut done) = open(directory.path());
-        assert!(contents.records.is_empty());
-        assert_eq!(contents.next_id, 1);
-        journal.note(Ticket(1), full(1));
-        journal.note(Ticket(2), full(2));
+        assert!(contents.rules.is_empty());
+        assert_eq!(contents.next_rule, RuleId(1));
+        journal.note(Ticket(1), write(1));
+        journal.note(Ticket(2), write(2));
+        journal.note(Ticket(3), vec![Note::Ids { rules: RuleId(70), groups: GroupId(80) }]);
+        journal.note(Ticket(4), vec![Note::Forget(RuleId(2)), Note::Write(Box::new(rule(3)))]);
         let mut tickets = Vec::new();
-        while tickets.len() < 2 {
+        while tickets.len() < 4 {
             let written = done.blocking_recv().unwrap();
             assert!(written.durable);
             tickets.extend(written.tickets);
         }
-        assert_eq!(tickets, [Ticket(1), Ticket(2)]);
-        journal.forget(PinholeId(2));
+        assert_eq!(tickets, [1, 2, 3, 4].map(Ticket));
         drop(journal);
         let (_journal, contents, _done) = open(directory.path());
-        assert_eq!(contents.records, [full(1)]);
-        assert_eq!(contents.next_id, 3);
+        assert_eq!(contents.rules, [rule(1), rule(3)]);
+        assert_eq!((contents.next_rule, contents.next_group), (RuleId(70), GroupId(80)));
     }
 
     #[test]
@@ -320,12 +358,12 @@ mod tests {
         drop(open(directory.path()));
         let database = Database::create(directory.path().join(FILE)).unwrap();
         let transaction = database.begin_write().unwrap();
-        transaction.open_table(PINHOLES).unwrap().insert(9, [1u8, 1, 6].as_slice()).unwrap();
+        transaction.open_table(RULES).unwrap().insert(9, [1u8, 1, 6].as_slice()).unwrap();
         transaction.commit().unwrap();
         drop(database);
         let (written, _done) = unbounded_channel();
         let error = Journal::open(directory.path(), written).unwrap_err().to_string();
-        assert!(error.contains("pinhole 9") && error.contains("middle"), "{error}");
+        assert!(error.contains("rule 9") && error.contains("middle"), "{error}");
     }
 
     #[test]
@@ -335,5 +373,31 @@ mod tests {
         let (written, _done) = unbounded_channel();
         let error = Journal::open(directory.path(), written).unwrap_err();
         assert!(matches!(error, JournalError::Locked { .. }), "{error}");
+    }
+
+    /// A copy of the file at any moment is what a crash of the machine leaves, as far as writes are in order.
+    #[test]
+    fn a_copy_taken_at_any_time_holds_whole_commits() {
+        let directory = tempfile::tempdir().unwrap();
+        let (journal, _, mut done) = open(directory.path());
+        let mut durable = 0u32;
+        for round in 1..=40u32 {
+            journal.note(
+                Ticket(u64::from(round)),
+                vec![Note::Write(Box::new(rule(2 * round))), Note::Write(Box::new(rule(2 * round + 1)))],
+            );
+            if round.is_multiple_of(3) {
+                let copy = tempfile::tempdir().unwrap();
+                std::fs::copy(directory.path().join(FILE), copy.path().join(FILE)).unwrap();
+                if let Ok((_journal, contents)) = Journal::open(copy.path(), unbounded_channel().0) {
+                    let ids: Vec<u32> = contents.rules.iter().map(|rule| rule.id.0).collect();
+                    assert!(ids.len().is_multiple_of(2), "half a note in round {round}: {ids:?}");
+                    assert!(ids.len() >= 2 * durable as usize, "round {round}: {durable} noted, {ids:?}");
+                }
+            }
+            while let Ok(written) = done.try_recv() {
+                durable += u32::try_from(written.tickets.len()).unwrap();
+            }
+        }
     }
 }

@@ -11,25 +11,31 @@
 //! | `reading`, `facts`, `metrics` | counters in shared memory, rates, the exporter |
 #![forbid(unsafe_code)]
 
+mod access;
 mod answers;
 mod api;
 mod attach;
+mod audit;
 mod clock;
 mod daemon;
 mod facts;
 mod journal;
 mod kernel;
 mod metrics;
+mod midcom;
 mod mirror;
 mod netlink;
 mod options;
 mod pinholes;
 mod reading;
 mod resolve;
+mod rules;
 mod running;
+mod survey;
 mod tables;
 mod walk;
 
+use crate::audit::AuditLog;
 use clap::Parser;
 use clock::{Clock, wall_ms};
 use daemon::{Daemon, Inputs, Parts, notify};
@@ -42,7 +48,8 @@ use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
-use turnpike_policy::former::{Engine, Limits};
+use turnpike_gateway::Gateway;
+use turnpike_policy::{Engine, Refusal};
 
 /// Exit code of a wrong configuration.
 const CONFIG_INVALID: u8 = 7;
@@ -98,8 +105,8 @@ fn log(filter: &str) -> Result<(), tracing_subscriber::filter::ParseError> {
 enum Failure {
     #[error(transparent)]
     Journal(#[from] journal::JournalError),
-    #[error("the journal contradicts itself: {0}; move it away to start without pinholes")]
-    Contradiction(turnpike_policy::former::Refusal),
+    #[error("the journal contradicts itself: {0}; move it away to start without rules")]
+    Contradiction(Refusal),
     #[error("cannot listen at {at}: {source}; see {key}")]
     Listen { at: String, key: &'static str, source: std::io::Error },
     #[error("metrics: {0}")]
@@ -118,6 +125,7 @@ async fn serve(running: Running) -> Result<(), Failure> {
     let (written_sender, written) = mpsc::unbounded_channel();
     let (journal, contents) = Journal::open(&running.config.control.state, written_sender)?;
     let policy = restore(contents)?;
+    let audit = audit_log(&running);
 
     let board = Board::default();
     let shape = Shape::of(&running);
@@ -155,12 +163,14 @@ async fn serve(running: Running) -> Result<(), Failure> {
         version = env!("CARGO_PKG_VERSION"),
         config = %running.path.display(),
         hash = running.hash,
-        pinholes = policy.len(),
+        rules = policy.len(),
         "started"
     );
     notify(&[NotifyState::Ready]);
-    let daemon = Daemon::new(Parts { running, board, clock, policy, journal, resolve, attaching });
-    let result = daemon.run(Inputs { asks, kernel, written, attached }).await;
+    let (gateway, orders) = Gateway::new();
+    let daemon = Daemon::new(Parts { running, board, clock, policy, journal, audit, resolve, attaching });
+    let result = daemon.run(Inputs { asks, kernel, written, attached, orders }).await;
+    drop(gateway);
     // Its end removes the socket.
     api.abort();
     if let Err(error) = api.await
@@ -173,9 +183,22 @@ async fn serve(running: Running) -> Result<(), Failure> {
 
 /// The policy engine with what the journal held.
 fn restore(contents: Contents) -> Result<Engine, Failure> {
-    let mut engine = Engine::new(Limits::default(), contents.next_id);
-    for record in contents.records {
-        engine.restore(record).map_err(Failure::Contradiction)?;
+    let mut engine = Engine::new(contents.next_rule, contents.next_group);
+    for rule in contents.rules {
+        engine.restore(rule).map_err(Failure::Contradiction)?;
     }
     Ok(engine)
+}
+
+/// The audit log; without one the daemon runs all the same, and counts what is not written.
+fn audit_log(running: &Running) -> Option<AuditLog> {
+    let config = &running.config;
+    let path = config.midcom.audit.clone().unwrap_or_else(|| config.control.state.join(audit::FILE));
+    match AuditLog::start(&path) {
+        Ok(log) => Some(log),
+        Err(error) => {
+            tracing::error!(path = %path.display(), %error, "no audit log: see midcom.audit");
+            None
+        }
+    }
 }

@@ -1,33 +1,23 @@
-//! Requests of the CLI, and the policy engine's effects on the journal, the workers and those who wait.
+//! `turnpike pinhole` and `turnpike rule`: the operator's own front end of the policy engine.
 
-use crate::answers::{self, Sources};
+use crate::answers::Sources;
 use crate::api::{Ask, Peer};
-use crate::attach::Order;
 use crate::clock::wall_ms;
 use crate::daemon::{Daemon, answer};
-use crate::journal::Written;
+use crate::midcom::{LineReply, Waiter};
 use crate::reading::Reading;
+use crate::rules;
 use crate::walk::{Page, Walking, Wanted};
-use hashbrown::HashMap;
 use std::net::IpAddr;
-use tokio::sync::oneshot;
 use turnpike_abi::event::AckResult;
-use turnpike_api::serve::{encode_error, encode_response};
+use turnpike_api::serve::encode_response;
 use turnpike_api::{
-    Envelope, ErrorBody, ErrorCode, Payload, PinholeAdd, PinholeData, PinholeProtocol, Request as Asked,
+    Envelope, ErrorBody, ErrorCode, Payload, PinholeAdd, PinholeProtocol, PortRange, Request as Asked,
 };
-use turnpike_policy::former::{
-    Effect, Endpoint, External, Owner, PinholeId, Protocol, Refusal, Remote, Request, State,
+use turnpike_policy::{
+    Action, Agent, Annotation, Behaviour, Direction, Enable, Find, Front, Lifetime, Outside, Protocol,
+    Refusal, Request, Requester, Rule, RuleId, State, Tuple,
 };
-
-type Reply = oneshot::Sender<Vec<u8>>;
-
-/// Those who wait for a pinhole.
-#[derive(Debug, Default)]
-pub struct Replies {
-    adding: HashMap<PinholeId, Reply>,
-    removing: HashMap<PinholeId, (Reply, PinholeData)>,
-}
 
 impl Daemon {
     /// Answers a request of the CLI, or sees to it that it is answered.
@@ -42,16 +32,29 @@ impl Daemon {
             }
             Asked::ConfigReload => return self.reload(Some(reply)),
             Asked::PinholeAdd(add) => return self.add_pinhole(add, peer, reply),
-            Asked::PinholeRemove(remove) => return self.remove_pinhole(PinholeId(remove.id), reply),
+            Asked::PinholeRemove(remove) => return self.remove_pinhole(remove.id, peer, reply),
+            Asked::RuleDelete(delete) => return self.delete_rule(delete.id, &operator(peer), reply),
             Asked::PinholeList => {
                 let mut list: Vec<_> = self
                     .policy
-                    .pinholes()
-                    .map(|(pinhole, state, _)| answers::pinhole(pinhole, state))
+                    .rules()
+                    .filter(|(rule, _)| is_pinhole(rule))
+                    .map(|(rule, state)| rules::pinhole(rule, state))
                     .collect();
                 list.sort_by_key(|pinhole| pinhole.id);
                 self.ok(list)
             }
+            Asked::Rules(request) => {
+                let now = self.clock.now();
+                let (rows, next) = rules::rules(&self.policy, &request, now);
+                encode_response(&Ok(Envelope::new(self.host.clone(), rows).with_next(next)))
+            }
+            Asked::Groups(request) => {
+                let (rows, next) = rules::groups(&self.policy, &request, self.clock.now());
+                encode_response(&Ok(Envelope::new(self.host.clone(), rows).with_next(next)))
+            }
+            Asked::Agents => self.ok(rules::agents(&self.policy, &self.midcom)),
+            Asked::Sessions => self.ok(rules::sessions(&self.midcom)),
             Asked::Status => self.with_sources(|host, sources| line(host, sources.status())),
             Asked::Ports => self.with_sources(|host, sources| line(host, sources.ports())),
             Asked::Workers => self.with_sources(|host, sources| line(host, sources.workers())),
@@ -89,6 +92,12 @@ impl Daemon {
         line(&self.host, data)
     }
 
+    /// Answers with what was asked for.
+    pub(crate) fn succeed<T: Payload>(&self, reply: LineReply, data: T) {
+        self.board.change(|facts| facts.api_requests[0] += 1);
+        answer(reply, line(&self.host, data));
+    }
+
     /// A page of a walk as an answer.
     pub(crate) fn page(&self, page: Page) -> Vec<u8> {
         let host = self.host.clone();
@@ -99,18 +108,10 @@ impl Daemon {
         }
     }
 
-    fn refuse(&self, reply: Reply, error: &ErrorBody) {
-        self.board.change(|facts| facts.api_requests[1] += 1);
-        answer(reply, encode_error(error));
-    }
-
-    fn add_pinhole(&mut self, add: PinholeAdd, peer: Peer, reply: Reply) {
-        match self.request(add, peer).and_then(|request| {
-            self.policy.add(request, self.clock.now()).map_err(|refusal| error_of(&refusal))
-        }) {
-            Ok(id) => {
-                self.replies.adding.insert(id, reply);
-            }
+    fn add_pinhole(&mut self, add: PinholeAdd, peer: Peer, reply: LineReply) {
+        let by = Requester::new(operator(peer));
+        match self.request(add, &by) {
+            Ok(request) => self.submit(&by, request, Waiter::PinholeAdd(reply)),
             Err(error) => {
                 self.board.change(|facts| facts.pinhole_requests[1] += 1);
                 tracing::info!(uid = peer.uid, "pinhole refused: {error}");
@@ -119,8 +120,8 @@ impl Daemon {
         }
     }
 
-    fn request(&self, add: PinholeAdd, peer: Peer) -> Result<Request, ErrorBody> {
-        let inside = Endpoint { address: add.inside.address, port: add.inside.port };
+    fn request(&self, add: PinholeAdd, by: &Requester) -> Result<Request, ErrorBody> {
+        let inside = add.inside;
         let wanted = add.external.unwrap_or_default();
         let address = match wanted.address {
             None => None,
@@ -131,163 +132,125 @@ impl Daemon {
             }
         };
         // The pool that is named, else the one the address is of, else the one the NAT rules choose.
-        let pool = add
-            .pool
-            .or_else(|| {
-                let realm = self.running.realm();
-                let pool = realm.pools.iter().find(|pool| address.is_some_and(|ip| pool.contains(ip)))?;
-                Some(pool.name.clone())
-            })
-            .or_else(|| self.running.pool_for(inside.address).map(str::to_owned));
-        let external = match pool {
-            Some(pool) => Some(External { pool, address, port: wanted.port }),
-            None if address.is_none() && wanted.port.is_none() => None,
-            None => {
-                let message = format!("no NAT rule translates {inside}, so it has no external end");
-                return Err(ErrorBody::new(ErrorCode::BadRequest, message)
-                    .with_hint("leave the external end out, or name a pool"));
-            }
+        let realm = &self.policy.access().realm;
+        let of_address = || Some(realm.pool_of(address?)?.name.to_string());
+        let of_rules = || self.running.pool_for(inside.address).map(str::to_owned);
+        let pool = add.pool.or_else(of_address).or_else(of_rules);
+        if pool.is_none() && (address.is_some() || wanted.port.is_some()) {
+            let message = format!("no NAT rule translates {inside}, so it has no external end");
+            return Err(ErrorBody::new(ErrorCode::BadRequest, message)
+                .with_hint("leave the external end out, or name a pool"));
+        }
+        let protocol = Protocol(add.protocol.number());
+        let remote_ports = add.remote_ports.filter(|ports| *ports != PortRange::ALL);
+        let remote_ports = remote_ports.map(|ports| (ports.first, ports.last));
+        let external = match add.remote {
+            Some(prefix) => Tuple { address: prefix.address(), length: prefix.length(), port: 0 },
+            None => Tuple::any(turnpike_policy::IpVersion::of(inside.address)),
         };
-        let anyone = Remote::anyone(inside.address);
-        let ports = add.remote_ports.map_or(anyone.ports, |ports| (ports.first, ports.last));
-        let remote = add.remote.map_or(Remote { ports, ..anyone }, |prefix| Remote {
-            address: prefix.address(),
-            length: prefix.length(),
-            ports,
+        let internal = Tuple::new(inside.address, inside.port);
+        self.alone(protocol, internal, (external, remote_ports), pool.as_deref(), by)?;
+        let lifetime = add.lifetime_seconds.map_or(Lifetime::FOREVER, Lifetime);
+        let outside = pool.map(|pool| Outside {
+            pool: Some(pool.as_str().into()),
+            address: address.map(IpAddr::V4),
+            port: wanted.port,
+            strict: true,
         });
-        Ok(Request {
-            owner: Owner(format!("cli:{}", peer.uid)),
-            protocol: match add.protocol {
-                PinholeProtocol::Tcp => Protocol::Tcp,
-                PinholeProtocol::Udp => Protocol::Udp,
-            },
-            inside,
+        Ok(Request::Enable(Box::new(Enable {
             external,
-            remote,
-            lifetime: add.lifetime_seconds.map(|seconds| u64::from(seconds) * 1000),
-            note: add.note,
-        })
+            outside,
+            behaviour: Behaviour { remote_ports, ..Behaviour::default() },
+            annotation: Annotation { description: add.note.map(Into::into), ..Annotation::default() },
+            ..Enable::new(protocol, internal, Direction::Bidirectional, lifetime)
+        })))
     }
 
-    fn remove_pinhole(&mut self, id: PinholeId, reply: Reply) {
-        let data = self.policy.pinhole(id).map(|(pinhole, _, _)| answers::pinhole(pinhole, State::Closing));
-        match (self.policy.remove(id, self.clock.now()), data) {
-            (Ok(()), Some(data)) => {
-                self.replies.removing.insert(id, (reply, data));
-            }
-            (Err(refusal), _) => self.refuse(reply, &error_of(&refusal)),
-            (Ok(()), None) => self.refuse(reply, &error_of(&Refusal::NotFound(id))),
-        }
-    }
-
-    /// Notes that came to the disk, or did not.
-    pub(crate) fn written(&mut self, written: &Written) {
-        let now = self.clock.now();
-        for &ticket in &written.tickets {
-            if written.durable {
-                self.policy.durable(ticket, now);
+    /// A pinhole of the operator is the only one of its inside end: a second one is a mistake.
+    fn alone(
+        &self,
+        protocol: Protocol,
+        internal: Tuple,
+        remote: (Tuple, Option<(u16, u16)>),
+        pool: Option<&str>,
+        by: &Requester,
+    ) -> Result<(), ErrorBody> {
+        let find = Find {
+            zone: None,
+            protocol: Some(protocol),
+            host: internal.address,
+            ports: (internal.port, internal.port),
+        };
+        let Ok(found) = self.policy.find(by, &find, self.clock.now()) else { return Ok(()) };
+        let turnpike_policy::Reply::Found(found) = found else { return Ok(()) };
+        let Some(status) = found.first() else { return Ok(()) };
+        let (id, rule) = (status.rule.id, &status.rule);
+        let message =
+            if (rule.external, rule.behaviour.remote_ports) == remote && rule.pool.as_deref() == pool {
+                format!("pinhole {id} is the same")
             } else {
-                self.board.change(|facts| facts.journal_failures += 1);
-                self.policy.not_durable(ticket, now);
-            }
-        }
+                let end = rule.outside.map_or_else(String::new, |end| format!(" at {end}"));
+                let end_of = std::net::SocketAddr::new(internal.address, internal.port);
+                format!("inside {protocol} {end_of} already has pinhole {id}{end}: remove that first")
+            };
+        Err(ErrorBody::new(ErrorCode::Conflict, message))
     }
 
-    /// Carries out the policy engine's effects.
-    pub(crate) fn carry_out(&mut self) {
-        let effects: Vec<Effect> = self.policy.effects().collect();
-        for effect in effects {
-            match effect {
-                Effect::Note { ticket, record } => self.journal.note(ticket, record),
-                Effect::Forget(id) => self.journal.forget(id),
-                Effect::Tell { token, worker, command } => {
-                    if let Some(dataplane) = &mut self.dataplane
-                        && !dataplane.order(worker, Order::Policy(token, command))
-                    {
-                        tracing::error!(
-                            worker = worker.0,
-                            "the policy engine named a worker there is none of"
-                        );
-                    }
-                }
-                Effect::Granted(id) => self.granted(id),
-                Effect::Refused(id, why) => self.refused(id, &why),
-                Effect::Ended(id, why) => {
-                    tracing::info!(pinhole = id.0, %why, "pinhole ended");
-                    self.removed(id);
-                }
-                Effect::Suspended(id, why) => {
-                    tracing::warn!(pinhole = id.0, "pinhole could not be installed again: {why}; trying on");
-                }
-            }
-        }
+    fn remove_pinhole(&mut self, id: u64, peer: Peer, reply: LineReply) {
+        let rule = u32::try_from(id).ok().map(RuleId);
+        let found = rule.and_then(|rule| self.policy.rule(rule)).filter(|(rule, _)| is_pinhole(rule));
+        let Some((rule, _)) = found else {
+            let error = ErrorBody::new(ErrorCode::NotFound, format!("no pinhole {id}"));
+            return self.refuse(reply, &error);
+        };
+        let data = Box::new(rules::pinhole(rule, State::Closing));
+        let request = Request::RuleLifetime { rule: rule.id, lifetime: Lifetime::NONE };
+        let by = Requester::new(operator(peer));
+        self.submit(&by, request, Waiter::PinholeRemove(reply, data));
     }
+}
 
-    fn granted(&mut self, id: PinholeId) {
-        let Some((pinhole, state, _)) = self.policy.pinhole(id) else { return };
-        let end = pinhole.granted.map(|end| end.to_string()).unwrap_or_default();
-        tracing::info!(
-            pinhole = id.0,
-            owner = %pinhole.request.owner,
-            protocol = %pinhole.request.protocol,
-            inside = %pinhole.request.inside,
-            external = end,
-            "pinhole granted"
-        );
-        let data = answers::pinhole(pinhole, state);
-        self.board.change(|facts| facts.pinhole_requests[0] += 1);
-        if let Some(reply) = self.replies.adding.remove(&id) {
-            self.board.change(|facts| facts.api_requests[0] += 1);
-            answer(reply, line(&self.host, data));
-        }
-    }
+/// The agent that a user of the CLI is.
+fn operator(peer: Peer) -> Agent {
+    Agent::new(Front::Cli, &peer.uid.to_string())
+}
 
-    fn refused(&mut self, id: PinholeId, why: &Refusal) {
-        tracing::info!(pinhole = id.0, "pinhole refused: {why}");
-        self.board.change(|facts| facts.pinhole_requests[1] += 1);
-        if let Some(reply) = self.replies.adding.remove(&id) {
-            self.refuse(reply, &error_of(why));
-        }
-        // Somebody removed it before it was granted: no end follows, and it is gone as they wanted.
-        self.removed(id);
-    }
-
-    /// Answers who wanted it gone.
-    fn removed(&mut self, id: PinholeId) {
-        if let Some((reply, data)) = self.replies.removing.remove(&id) {
-            self.board.change(|facts| facts.api_requests[0] += 1);
-            answer(reply, line(&self.host, data));
-        }
-    }
+/// Whether a rule is one that `turnpike pinhole` shows.
+fn is_pinhole(rule: &Rule) -> bool {
+    rule.owner.front == Front::Cli
+        && matches!(rule.action, Action::Enable { .. })
+        && rule.protocol.has_ports()
 }
 
 fn line<T: Payload>(host: &str, data: T) -> Vec<u8> {
     encode_response(&Ok(Envelope::new(host, data)))
 }
 
+/// The protocol as the API names it.
+pub fn pinhole_protocol(protocol: Protocol) -> PinholeProtocol {
+    if protocol == Protocol::TCP { PinholeProtocol::Tcp } else { PinholeProtocol::Udp }
+}
+
 /// A refusal as the API says it.
-fn error_of(refusal: &Refusal) -> ErrorBody {
+pub fn error_of(refusal: &Refusal) -> ErrorBody {
     let code = match refusal {
         Refusal::Detached => ErrorCode::Unreachable,
-        Refusal::Owner(_)
-        | Refusal::PortZero
-        | Refusal::NotAHost(_)
-        | Refusal::Remote { .. }
-        | Refusal::NotTranslated(_)
-        | Refusal::NotInPool { .. }
-        | Refusal::Lifetime { .. } => ErrorCode::BadRequest,
-        Refusal::NoSuchPool { .. } | Refusal::NotFound(_) => ErrorCode::NotFound,
-        Refusal::Duplicate(_)
-        | Refusal::ExternalTaken { .. }
-        | Refusal::InsideTaken { .. }
+        Refusal::NoSuchPool { .. } | Refusal::NoSuchRule(_) | Refusal::NoSuchGroup(_) => ErrorCode::NotFound,
+        Refusal::ExternalTaken { .. }
+        | Refusal::MappedElsewhere { .. }
+        | Refusal::NotProvided(_)
         | Refusal::Worker(AckResult::PORT_TAKEN | AckResult::CONFLICT | AckResult::MAPPED_ELSEWHERE) => {
             ErrorCode::Conflict
         }
-        Refusal::OwnerQuota { .. }
+        Refusal::Quota { .. }
         | Refusal::Full(_)
+        | Refusal::Busy
         | Refusal::Withdrawn(_)
         | Refusal::Worker(_)
+        | Refusal::NoPort(_)
+        | Refusal::NoAddress(_)
         | Refusal::Journal => ErrorCode::Failed,
+        _ => ErrorCode::BadRequest,
     };
     ErrorBody::new(code, refusal.to_string())
 }

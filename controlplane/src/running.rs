@@ -4,9 +4,8 @@ use crate::clock::wall_ms;
 use std::io::Read as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use turnpike_abi::PoolId;
 use turnpike_config::{Config, NatTarget, Problems};
-use turnpike_policy::former::{Pool, Realm};
+use turnpike_policy::{Access, Realm};
 
 /// A configuration that was read and checked.
 #[derive(Clone, Debug)]
@@ -43,15 +42,14 @@ impl Running {
         })
     }
 
-    /// The pools for the policy engine.
+    /// The pools.
     pub fn realm(&self) -> Realm {
-        let pools = self.config.pools.iter().zip(0u16..).map(|(pool, index)| Pool {
-            name: pool.name.as_str().to_owned(),
-            id: PoolId(index),
-            ranges: pool.addresses.iter().map(|range| (range.first, range.last)).collect(),
-            ports: (pool.ports.first, pool.ports.last),
-        });
-        Realm { pools: pools.collect() }
+        crate::access::realm(&self.config)
+    }
+
+    /// Everything for the policy engine.
+    pub fn access(&self) -> Access {
+        crate::access::of(&self.config)
     }
 
     /// The pool an inside host is translated through by the first NAT rule for it; `None` if none is.

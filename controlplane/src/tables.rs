@@ -6,6 +6,7 @@ use crate::facts::{Apply, Shape};
 use crate::mirror::Forwarding;
 use crate::reading::Reading;
 use crate::running::Running;
+use crate::survey::Purpose;
 use sd_notify::NotifyState;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -205,9 +206,10 @@ impl Daemon {
             let workers = dataplane.workers();
             let first = self.tables.in_force.replace(generation).is_none();
             let now = self.clock.now();
-            self.policy.set_realm(self.running.realm(), now);
+            self.policy.set_access(self.running.access(), now);
             if first {
-                self.policy.attached(workers, now);
+                self.policy.attached(workers);
+                self.survey(Purpose::Reconcile);
             }
         }
     }
@@ -281,7 +283,7 @@ impl Daemon {
                     facts.applied(Apply::Ok);
                 });
                 if self.dataplane.is_none() {
-                    self.policy.set_realm(self.running.realm(), self.clock.now());
+                    self.policy.set_access(self.running.access(), self.clock.now());
                 }
                 tracing::info!(hash = self.running.hash, changed = reload.data.changed, "configuration read");
                 let mut envelope = Envelope::new(self.host.clone(), reload.data);

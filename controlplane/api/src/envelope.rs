@@ -4,7 +4,7 @@ use crate::data::{
     ConfigData, DropsData, NeighbourData, PinholeData, PoolData, PortData, ReloadData, RouteData, StatusData,
     VersionData, WorkerData,
 };
-use crate::{BindingData, FlowData, Timestamp};
+use crate::{AgentData, BindingData, FlowData, GroupData, RuleData, SessionData, Timestamp};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -32,6 +32,11 @@ payload! {
     ConfigData = "turnpike.config.v1",
     PinholeData = "turnpike.pinhole.v1",
     Vec<PinholeData> = "turnpike.pinholes.v1",
+    RuleData = "turnpike.rule.v1",
+    Vec<RuleData> = "turnpike.rules.v1",
+    Vec<GroupData> = "turnpike.groups.v1",
+    Vec<AgentData> = "turnpike.agents.v1",
+    Vec<SessionData> = "turnpike.sessions.v1",
     ReloadData = "turnpike.reload.v1",
     VersionData = "turnpike.version.v1",
 }

@@ -14,6 +14,7 @@ pub mod data;
 pub mod envelope;
 pub mod flow;
 pub mod request;
+pub mod rule;
 pub mod serve;
 pub mod timestamp;
 
@@ -30,6 +31,10 @@ pub use flow::{BindingData, FlowData, FlowDirection, FlowState};
 pub use request::{
     BindingFilter, BindingsRequest, FlowFilter, FlowsRequest, PinholeAdd, PinholeProtocol, PinholeRemove,
     Request,
+};
+pub use rule::{
+    AgentData, GroupData, GroupsRequest, RuleAction, RuleData, RuleDelete, RuleDirection, RuleFilter,
+    RulesRequest, SessionData,
 };
 pub use timestamp::Timestamp;
 

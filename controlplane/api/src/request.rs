@@ -1,5 +1,6 @@
 //! What can be asked.
 
+use crate::rule::{GroupsRequest, RuleDelete, RulesRequest, check_page};
 use crate::{
     BindingData, EndpointPattern, ErrorBody, ErrorCode, FlowData, FlowState, PortRange, Prefix, Protocol,
 };
@@ -38,6 +39,16 @@ pub enum Request {
     PinholeList,
     /// Answered with the [`crate::PinholeData`] that was removed.
     PinholeRemove(PinholeRemove),
+    /// Answered with a page of [`crate::RuleData`].
+    Rules(RulesRequest),
+    /// Answered with the [`crate::RuleData`] that was deleted.
+    RuleDelete(RuleDelete),
+    /// Answered with a page of [`crate::GroupData`].
+    Groups(GroupsRequest),
+    /// Answered with `Vec<`[`crate::AgentData`]`>`.
+    Agents,
+    /// Answered with `Vec<`[`crate::SessionData`]`>`.
+    Sessions,
     /// Answered with [`crate::VersionData`].
     Version,
 }
@@ -47,7 +58,7 @@ impl Request {
     #[must_use]
     pub const fn mutates(&self) -> bool {
         match self {
-            Self::ConfigReload | Self::PinholeAdd(_) | Self::PinholeRemove(_) => true,
+            Self::ConfigReload | Self::PinholeAdd(_) | Self::PinholeRemove(_) | Self::RuleDelete(_) => true,
             Self::Status
             | Self::Ports
             | Self::Workers
@@ -59,6 +70,10 @@ impl Request {
             | Self::Drops
             | Self::Config
             | Self::PinholeList
+            | Self::Rules(_)
+            | Self::Groups(_)
+            | Self::Agents
+            | Self::Sessions
             | Self::Version => false,
         }
     }
@@ -80,6 +95,8 @@ impl Request {
                 Ok(())
             }
             Self::PinholeAdd(add) => add.check(),
+            Self::Rules(request) => check_page(request.limit, request.cursor.as_deref()),
+            Self::Groups(request) => check_page(request.limit, request.cursor.as_deref()),
             _ => Ok(()),
         }
     }

@@ -95,6 +95,8 @@ pub struct Network {
 impl Network {
     /// Every IPv4 address.
     pub const ANY_V4: Self = Self { address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), length: 0 };
+    /// Every IPv6 address.
+    pub const ANY_V6: Self = Self { address: IpAddr::V6(Ipv6Addr::UNSPECIFIED), length: 0 };
 
     /// The prefix of `length` bits that holds `address`; a length past the family's counts as the whole address.
     #[must_use]

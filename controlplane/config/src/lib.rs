@@ -11,6 +11,7 @@
 //! | `read`, `sections` | from the document to the model |
 //! | `check` | what a single value cannot tell: names, references, overlaps, families |
 //! | [`compile`], [`table`] | the policy table for the dataplane |
+//! | [`midcom`] | who may open what through which front end |
 //! | [`deterministic`] | port ranges by computation (RFC 7422) |
 //! | [`reload`] | which changes need a restart |
 //! | [`interfaces`] | ports and VLANs in the order in which both daemons number them |
@@ -24,6 +25,7 @@ pub mod compile;
 mod contract;
 pub mod deterministic;
 pub mod interfaces;
+pub mod midcom;
 pub mod model;
 mod problem;
 mod read;

@@ -1,6 +1,7 @@
 //! The configuration as types, and every default.
 
 use crate::address::{AddressRange, InterfaceAddress, Network};
+use crate::midcom::{Agent, Midcom, Pcp, Simco, ThirdParty};
 use crate::value::{MacAddress, MemorySize, Metrics, Name, PortRange, Protocol, Seconds, TapName};
 use serde::Serialize;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -37,6 +38,18 @@ pub struct Config {
     /// Firewall rules, first match first.
     #[serde(rename = "rule")]
     pub rules: Vec<Rule>,
+    /// Limits and habits of MIDCOM.
+    pub midcom: Midcom,
+    /// Agents.
+    #[serde(rename = "agent")]
+    pub agents: Vec<Agent>,
+    /// The front end for agents.
+    pub simco: Simco,
+    /// The front end for hosts.
+    pub pcp: Pcp,
+    /// Hosts that may open for others.
+    #[serde(rename = "third_party")]
+    pub third_parties: Vec<ThirdParty>,
 }
 
 /// `[dataplane]`

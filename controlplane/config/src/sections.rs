@@ -1,6 +1,7 @@
 //! Reads each section of the document into the model. A value that is left out gets its default, one that
 //! is wrong a stand-in: the document remembers which, and the checks pass over those.
 
+use crate::midcom;
 use crate::model::{
     Action, Config, Control, DEFAULT_MTU, Dataplane, Family, Filtering, Nat, NatTarget, Options, Policy,
     Poll, Pool, Port, Route, Rule, Side, Timeouts, Vlan, Zone, ZoneMatch,
@@ -34,6 +35,11 @@ pub(crate) fn config<'t>(root: &DeTable<'t>, document: &mut Document<'t>) -> Con
         rules: root.tables("rule", rule),
         timeouts: root.table("timeouts", timeouts),
         options: root.table("options", options),
+        midcom: root.table("midcom", midcom::midcom),
+        agents: root.tables("agent", midcom::agent),
+        simco: root.table("simco", midcom::simco),
+        pcp: root.table("pcp", midcom::pcp),
+        third_parties: root.tables("third_party", midcom::third_party),
     };
     root.finish();
     config
@@ -297,7 +303,11 @@ fn options(section: &mut Section<'_, '_>) -> Options {
 }
 
 /// One of a few words.
-fn word<T: Copy>(value: &DeValue<'_>, words: &[(&str, T)], refusal: &'static str) -> Result<T, Refusal> {
+pub(crate) fn word<T: Copy>(
+    value: &DeValue<'_>,
+    words: &[(&str, T)],
+    refusal: &'static str,
+) -> Result<T, Refusal> {
     let found = value.as_str().and_then(|text| words.iter().find(|(word, _)| *word == text));
     found.map(|(_, meaning)| *meaning).ok_or(refusal.into())
 }
@@ -325,7 +335,7 @@ fn ipv4_network(value: &DeValue<'_>) -> Result<Network, Refusal> {
     }
 }
 
-fn protocol(value: &DeValue<'_>) -> Result<Protocol, Refusal> {
+pub(crate) fn protocol(value: &DeValue<'_>) -> Result<Protocol, Refusal> {
     match value {
         DeValue::String(name) => name.parse(),
         value => match integer::<u8>(0..=255)(value) {
@@ -343,7 +353,7 @@ fn argument(value: &DeValue<'_>, refusal: &'static str) -> Result<String, Refusa
     })
 }
 
-fn absolute_path(value: &DeValue<'_>) -> Result<PathBuf, Refusal> {
+pub(crate) fn absolute_path(value: &DeValue<'_>) -> Result<PathBuf, Refusal> {
     let fits = |text: &&str| text.starts_with('/') && !text.chars().any(char::is_control);
     value.as_str().filter(fits).map(PathBuf::from).ok_or("is not a path: write one that begins with /".into())
 }

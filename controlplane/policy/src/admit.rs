@@ -504,6 +504,11 @@ fn check_enable(access: &Access, request: &Enable) -> Result<(), Refusal> {
     if behaviour.lock != Lock::No && request.direction == Direction::Outbound {
         return Err(Refusal::Behaviour("a hole that opens outwards has no first source"));
     }
+    if let Some((first, last)) = behaviour.remote_ports
+        && (first > last || external.port != 0)
+    {
+        return Err(Refusal::Behaviour("remote ports go upwards, and only where A3 has every port"));
+    }
     if behaviour.idle == Some(0) {
         return Err(Refusal::Behaviour("an idle time of 0 would end the rule at once"));
     }

@@ -220,7 +220,7 @@ fn pinhole_of(entry: &Entry, pool: Option<PoolId>, leased: bool) -> PinholeAdd {
     let internal = rule.internal.unwrap_or(rule.external);
     let remote = rule.locked.unwrap_or(rule.external);
     let (remote_first, remote_last) = match remote.port {
-        0 => (0, u16::MAX),
+        0 => rule.behaviour.remote_ports.unwrap_or((0, u16::MAX)),
         _ if !ports => (0, u16::MAX),
         port if rule.locked.is_some() => (port, port),
         port => (port, port.saturating_add(rule.range - 1)),

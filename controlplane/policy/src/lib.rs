@@ -53,11 +53,11 @@ mod command;
 mod effect;
 mod ends;
 mod engine;
-pub mod former;
 mod identity;
 mod index;
 mod lists;
 mod realm;
+mod record;
 mod refusal;
 mod rule;
 mod sessions;
@@ -70,6 +70,7 @@ pub use effect::{About, Audit, AuditEvent, Command, Effect, Note, Ticket, Token}
 pub use engine::Engine;
 pub use identity::{Agent, Front, Name, Permit, Requester, SessionId, TransactionId};
 pub use realm::{Pool, Realm, Translation};
+pub use record::{RECORD_VERSION, Undecodable};
 pub use refusal::{PcpResult, Refusal};
 pub use rule::{
     Action, Ended, Event, Grant, GroupId, Notification, NotificationId, Rule, RuleId, RuleStatus, SessionEnd,

@@ -127,7 +127,11 @@ impl Engine {
         Ok(Reply::Group { owner, lifetime, rules })
     }
 
-    pub(crate) fn find(&self, by: &Requester, find: &Find, now: Time) -> Result<Reply, Refusal> {
+    /// The statuses of the rules on inside ports.
+    ///
+    /// # Errors
+    /// If the front end is not enabled, or does not know the agent.
+    pub fn find(&self, by: &Requester, find: &Find, now: Time) -> Result<Reply, Refusal> {
         let access = Arc::clone(&self.access);
         profile_of(&access, by)?;
         let (first, last) = find.ports;

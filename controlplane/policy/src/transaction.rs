@@ -199,6 +199,8 @@ pub struct Behaviour {
     pub close_on_fin: bool,
     /// Seconds without a packet after which the rule ends; `None` is the agent's own limit.
     pub idle: Option<u32>,
+    /// Remote ports that may use it, where A3 has every port.
+    pub remote_ports: Option<(u16, u16)>,
     /// What its end does to its flows; `None` is the configuration's word.
     pub ending: Option<Ending>,
 }

@@ -2,7 +2,7 @@
 //! a reading. Every series is there from the start, with 0 where nothing was counted yet.
 
 use super::family::Family;
-use crate::facts::{Apply, Facts, PINHOLE_STATES};
+use crate::facts::{Apply, Facts, STATES, TransactionKey};
 use crate::reading::Reading;
 use turnpike_abi::counters::{
     BURST_BUCKETS, Counter, Counters, Direction, DropReason, FirewallAction, FlowEnd, IcmpKind,
@@ -10,6 +10,7 @@ use turnpike_abi::counters::{
 };
 use turnpike_abi::stats::{PortStats, text};
 use turnpike_abi::{MAX_ZONES, ZoneId};
+use turnpike_policy::{Ended, Front};
 
 /// How long the scrape took that this belongs to.
 pub fn scrape_duration(seconds: f64) -> Family {
@@ -103,13 +104,34 @@ fn control(reading: &Reading, facts: &Facts) -> Vec<Family> {
         )
         .row(&[], facts.dataplane_violations as f64),
         Family::gauge("turnpike_pinholes", "Pinholes, by state.", &["state"])
-            .each(PINHOLE_STATES.iter().zip(facts.pinholes), |(state, count)| {
+            .each(STATES.iter().zip(facts.pinholes), |(state, count)| {
                 (vec![state.name().into()], *count as f64)
             }),
         Family::counter("turnpike_pinhole_requests_total", "Requests for pinholes, by their end.", &["result"])
             .each(["granted", "refused"].iter().zip(facts.pinhole_requests), |(result, count)| {
                 (vec![(**result).into()], *count as f64)
             }),
+        Family::gauge("turnpike_rules", "Rules of every front end, those under way included.", &[])
+            .row(&[], facts.rules as f64),
+        Family::counter("turnpike_rules_ended_total", "Rules that ended, by why.", &["reason"])
+            .each(Ended::ALL.iter().zip(facts.rules_ended), |(why, count)| {
+                (vec![why.name().into()], *count as f64)
+            }),
+        Family::gauge("turnpike_midcom_sessions", "Open sessions of agents, by front end.", &["front"])
+            .each(Front::ALL.iter().zip(facts.sessions), |(front, count)| {
+                (vec![front.name().into()], *count as f64)
+            }),
+        Family::counter(
+            "turnpike_midcom_transactions_total",
+            "Transactions (RFC 5189), by front end and by their end: ok, or why they were refused.",
+            &["front", "transaction", "result"],
+        )
+        .each(&transactions(facts), |(key, count)| {
+            let labels = [key.front.name(), key.transaction, key.result];
+            (labels.map(Into::into).to_vec(), *count as f64)
+        }),
+        Family::counter("turnpike_audit_lines_lost_total", "Lines of the audit log that could not be written.", &[])
+            .row(&[], facts.audit_lost as f64),
         Family::counter("turnpike_api_requests_total", "Requests over the CLI's socket, by their end.", &["result"])
             .each(["ok", "error"].iter().zip(facts.api_requests), |(result, count)| {
                 (vec![(**result).into()], *count as f64)
@@ -129,6 +151,19 @@ fn control(reading: &Reading, facts: &Facts) -> Vec<Family> {
         )
         .row(&[], facts.resolutions as f64),
     ]
+}
+
+/// Every transaction that was seen, and success of every one from the start.
+fn transactions(facts: &Facts) -> Vec<(TransactionKey, u64)> {
+    let mut all = facts.transactions.clone();
+    for front in Front::ALL {
+        for transaction in ["prr", "per", "rlc", "glc"] {
+            all.entry(TransactionKey { front, transaction, result: "ok" }).or_default();
+        }
+    }
+    let mut list: Vec<_> = all.into_iter().collect();
+    list.sort_unstable();
+    list
 }
 
 fn ports(reading: &Reading, facts: &Facts) -> Vec<Family> {

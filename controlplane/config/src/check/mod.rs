@@ -1,6 +1,7 @@
 //! What a single value cannot tell: names, references, overlaps, families, limits.
 
 mod firewall;
+mod midcom;
 mod ports;
 mod translation;
 
@@ -18,6 +19,7 @@ pub(crate) fn config(config: &Config, document: &mut Document<'_>) {
     ports::routes(config, document);
     translation::check(config, &zones, document);
     firewall::check(config, &zones, document);
+    midcom::check(config, &zones, document);
     timeouts(config, document);
 }
 

@@ -1,0 +1,102 @@
+//! A survey of the workers' pinholes: after an attachment, so that what is as it should be is left alone and what
+//! nobody answers for is removed; and now and then, to see which rules with an idle time are in use.
+
+use crate::attach::Order;
+use crate::daemon::Daemon;
+use turnpike_abi::WorkerId;
+use turnpike_abi::command::{Kind, Slot, Walk, WalkTable};
+use turnpike_abi::event::{BindingRow, WalkEnd};
+
+/// Rows a worker sends for one command.
+const STEP: u32 = 256;
+/// Numbers of walks from here on are a survey's: one for each worker.
+const FIRST: u64 = u64::MAX - 255;
+
+/// What a survey is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To find out what is missing and what is too much.
+    Reconcile,
+    /// To find out what is in use.
+    Use,
+}
+
+/// A survey under way.
+#[derive(Debug)]
+pub struct Survey {
+    purpose: Purpose,
+    /// Workers whose table has not been seen whole.
+    left: u8,
+    pinholes: u64,
+}
+
+/// Whether a walk's number is a survey's.
+pub const fn is_survey(number: u64) -> bool {
+    number >= FIRST
+}
+
+impl Daemon {
+    /// Begins a survey of every worker, in place of one for use that may be under way.
+    pub(crate) fn survey(&mut self, purpose: Purpose) {
+        let Some(dataplane) = &mut self.dataplane else { return };
+        if self.survey.is_some() {
+            // One table can be walked once at a time: a reconciliation sees use as well.
+            return;
+        }
+        let workers = dataplane.workers();
+        for worker in 0..workers {
+            dataplane.order(WorkerId(worker), step(worker, 0));
+        }
+        self.survey = Some(Survey { purpose, left: workers, pinholes: 0 });
+    }
+
+    /// An event of a survey's walk.
+    pub(crate) fn surveyed(&mut self, worker: WorkerId, slot: &Slot) {
+        let now = self.clock.now();
+        let Some(survey) = &mut self.survey else { return };
+        match slot.header.kind {
+            Kind::BINDING_ROW => {
+                let row: BindingRow = slot.body();
+                if row.pinhole == 0 {
+                    return;
+                }
+                survey.pinholes += 1;
+                if survey.purpose == Purpose::Reconcile {
+                    self.policy.found(worker, &row, now);
+                }
+                if row.flows > 0 {
+                    self.policy.used(row.pinhole, now);
+                }
+                return;
+            }
+            Kind::WALK_END => {
+                let WalkEnd { cursor, .. } = slot.body();
+                if cursor != WalkEnd::DONE {
+                    if let Some(dataplane) = &mut self.dataplane {
+                        dataplane.order(worker, step(worker.0, cursor));
+                    }
+                    return;
+                }
+            }
+            _ => tracing::warn!(worker = worker.0, "a worker does not say which pinholes it has"),
+        }
+        survey.left = survey.left.saturating_sub(1);
+        if survey.left > 0 {
+            return;
+        }
+        let (purpose, pinholes) = (survey.purpose, survey.pinholes);
+        self.survey = None;
+        if purpose == Purpose::Reconcile {
+            tracing::info!(
+                pinholes,
+                rules = self.policy.len(),
+                "the workers' pinholes were compared with the rules"
+            );
+            self.policy.walked(now);
+        }
+    }
+}
+
+const fn step(worker: u8, cursor: u64) -> Order {
+    Order::Walk(FIRST + worker as u64, Walk { cursor, table: WalkTable::BINDINGS, limit: STEP })
+}
