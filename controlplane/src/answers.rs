@@ -12,8 +12,8 @@ use turnpike_abi::table::RouteKind as AbiRouteKind;
 use turnpike_api::{
     BufferUse, ConfigData, ConfigSummary, Conservation, ControlplaneInfo, Cycles, DataplaneInfo, DropData,
     DropSummary, DropsData, InterfaceData, NeighbourData, NeighbourState, PoolData, PoolFill, PortData,
-    PortRange, PortRate, PortsInUse, Prefix, RouteData, RouteKind, StatusData, SteeringData, Timestamp, Traffic, Usage,
-    VersionData, WorkerData, WorkerLoad,
+    PortRange, PortRate, PortsInUse, Prefix, RouteData, RouteKind, StatusData, SteeringData, Timestamp,
+    Traffic, Usage, VersionData, WorkerData, WorkerLoad,
 };
 
 /// Most reasons in the short form of the drops.

@@ -91,7 +91,7 @@ pub fn configuration(config: &Config) -> Configuration {
     let zones = config.interfaces().into_iter().flat_map(|spec| {
         let zone = spec.zone.clone();
         spec.addresses.into_iter().filter_map(move |address| {
-            let network = Prefix { address: address.address(), length: address.length() };
+            let network = Prefix { address: address.address, length: address.length };
             Some((network, zone.as_ref()?.as_str().into()))
         })
     });

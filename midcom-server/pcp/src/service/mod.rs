@@ -24,7 +24,7 @@ use turnpike_policy::{Agent, Event, Filter, Front, Lifetime, Name, Reply, Reques
 
 /// How often sockets that could not be opened are tried again, at least.
 const AGAIN: Duration = Duration::from_secs(1);
-/// The agent of PCP's front end that hears what becomes of rules: the configuration's access has to have it, with
+/// The agent of both front ends that hears what becomes of rules: the configuration's access has to have it, with
 /// the rights of an administrator.
 pub const WATCHER: &str = "turnpike";
 /// Results that wait for the loop.
@@ -246,7 +246,12 @@ impl Service {
         self.watch_again = Instant::now() + AGAIN;
         let about =
             SessionAbout { peer: "pcp".to_owned(), security: "none".to_owned(), counters: Arc::default() };
-        match self.gateway.open(Agent::new(Front::Pcp, WATCHER), about).await {
+        // Either of the two may be enabled alone.
+        let mut opened = self.gateway.open(Agent::new(Front::Pcp, WATCHER), about.clone()).await;
+        if opened.is_err() {
+            opened = self.gateway.open(Agent::new(Front::NatPmp, WATCHER), about).await;
+        }
+        match opened {
             Ok(session) => {
                 self.known = self.rules.known();
                 let all = Request::RuleList(Filter::default());
