@@ -1,58 +1,103 @@
 //! Bindings: which external port an inside endpoint has (RFC 4787 section 4, endpoint-independent), and
 //! the pinholes that stay without traffic.
 
-use crate::keyed::{Keyed, Map, Random, map};
-use crate::policy::{Policy, admits};
-use crate::ports::{PortError, Ports};
+mod contacts;
+mod held;
+mod pinholes;
+
+use crate::index::Index;
+use crate::keyed::{Keyed, Map, Random, TupleHash, map};
+use crate::policy::Policy;
+use crate::ports::{Class, Entry, PortError, Ports, Wanted};
 use crate::{Setup, Time};
-use core::hash::BuildHasher;
-use turnpike_abi::command::{PinholeAdd, PortLease};
+use contacts::Contacts;
+use held::Reservation;
+use pinholes::Pinhole;
+use turnpike_abi::command::{Parity, Slot};
 use turnpike_abi::counters::{Counters, DropReason, ProtocolClass};
 use turnpike_abi::event::{AckResult, BindingRow};
-use turnpike_abi::flow::NONE;
-use turnpike_abi::table::PoolRecord;
-use turnpike_abi::{Address, PoolId, Prefix, WorkerId, steering};
+use turnpike_abi::flow::{CREATED_SHIFT, NONE};
+use turnpike_abi::table::{Filtering, PoolRecord};
+use turnpike_abi::{Address, PoolId, WorkerId, steering};
+use turnpike_shm::memory::Memory;
 
-/// A binding, or a pinhole of the firewall alone (`pool` is [`BindingRow::NO_POOL`]).
+pub(crate) use pinholes::{Closing, Passage, PassingBy};
+
+/// Most bindings of a worker: their numbers share a word with what else a port can stand for.
+const MOST: usize = 1 << 29;
+/// Events that wait for the next look at the timers.
+const NOTICES: usize = 1024;
+
+/// A binding, or an untranslated inside endpoint with pinholes (`pool` is [`BindingRow::NO_POOL`]).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Binding {
-    pub(crate) inside: Address,
-    pub(crate) external: Address,
+    /// Zero for an IPv6 endpoint.
+    inside: [u8; 4],
+    external: [u8; 4],
     pub(crate) inside_port: u16,
     pub(crate) external_port: u16,
-    pub(crate) protocol: u8,
-    pub(crate) class: ProtocolClass,
-    pub(crate) pool: PoolId,
-    /// Id of the pinhole, 0 for a dynamic binding.
-    pub(crate) pinhole: u64,
-    /// Who may open flows from outside.
-    pub(crate) remote: Prefix,
-    pub(crate) remote_ports: [u16; 2],
-    /// The port lies in another worker's block, which leased it.
-    leased: bool,
-    pub(crate) created: Time,
-    /// Last packet from inside (RFC 4787 REQ-6).
-    pub(crate) last: Time,
+    /// Number of the subscriber; untranslated: of the inside address in `hosts`.
+    subscriber: u32,
+    /// First of its pinholes, [`NONE`] for a dynamic binding.
+    pinhole: u32,
     pub(crate) flows: u32,
-    /// First flow of the list that [`crate::flows::Flow::next`] continues.
+    /// First flow of the list that `FlowCold::next` continues.
     pub(crate) first_flow: u32,
-    live: bool,
+    /// Milliseconds since the start, shifted as those of flows are.
+    created: u32,
+    /// Last packet from inside as far as ended flows know, milliseconds (RFC 4787 REQ-6).
+    last: u32,
+    pub(crate) pool: PoolId,
+    pub(crate) protocol: u8,
+    flags: u8,
 }
 
 impl Binding {
-    /// Whether a remote end may open a flow through it (RFC 4787 REQ-8: endpoint-independent filtering,
-    /// which a pinhole may narrow).
-    pub(crate) fn admits(&self, remote: Address, port: u16) -> bool {
-        admits(&self.remote, self.remote_ports, remote, port)
-    }
-}
+    const LIVE: u8 = 1;
+    /// The port lies in another worker's block, which leased it.
+    const LEASED: u8 = 2;
+    /// Its last pinhole was removed and its flows were left: nobody new comes in.
+    const DRAINING: u8 = 4;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct InsideKey {
-    address: Address,
-    port: u16,
-    pool: PoolId,
-    protocol: u8,
+    /// The inside address of a translated binding.
+    pub(crate) fn inside(&self) -> Address {
+        Address::v4(self.inside)
+    }
+
+    /// The external address; unspecified if it is not translated.
+    pub(crate) fn external(&self) -> Address {
+        if self.pool == BindingRow::NO_POOL { Address::UNSPECIFIED } else { Address::v4(self.external) }
+    }
+
+    pub(crate) fn class(&self) -> ProtocolClass {
+        class_of(self.protocol)
+    }
+
+    /// Whether it was made by a packet and ends with its last flow.
+    pub(crate) fn is_dynamic(&self) -> bool {
+        self.pinhole == NONE
+    }
+
+    /// Milliseconds since the last packet from inside that an ended flow knew of.
+    pub(crate) fn idle_ms(&self, now: Time) -> u64 {
+        (now.0 as u32).wrapping_sub(self.last).into()
+    }
+
+    /// Notes that the last packet from inside came `idle` milliseconds ago.
+    pub(crate) fn used(&mut self, now: Time, idle: u64) {
+        if idle < self.idle_ms(now) {
+            self.last = (now.0 as u32).wrapping_sub(idle as u32);
+        }
+    }
+
+    /// Milliseconds since it was made.
+    pub(crate) fn age_ms(&self, now: Time) -> u64 {
+        now.0.saturating_sub(u64::from(self.created) << CREATED_SHIFT)
+    }
+
+    fn has(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -62,26 +107,33 @@ struct ExternalKey {
     protocol: u8,
 }
 
-/// What a subscriber has in a pool: one external address for all of it (RFC 4787 REQ-2, RFC 6888 REQ-2).
-#[derive(Clone, Copy, Debug)]
-struct Subscriber {
-    external: [u8; 4],
-    bindings: u32,
-}
-
 /// All bindings of a worker.
 #[derive(Debug)]
 pub(crate) struct Bindings {
     slab: Vec<Binding>,
     free: Vec<u32>,
     capacity: usize,
-    by_inside: Map<InsideKey, u32>,
-    by_external: Map<ExternalKey, u32>,
-    by_pinhole: Map<u64, u32>,
-    /// Ports of this worker's blocks whose inside host belongs to another worker.
-    leases: Map<ExternalKey, WorkerId>,
-    subscribers: Map<(Address, PoolId), Subscriber>,
-    ports: Ports,
+    by_inside: Index,
+    hash: TupleHash,
+    /// Inside addresses of untranslated endpoints.
+    hosts: Vec<Address>,
+    free_hosts: Vec<u32>,
+    pinholes: Vec<Pinhole>,
+    free_pinholes: Vec<u32>,
+    /// First pinhole of an id; a range has one for each port.
+    by_id: Map<u64, u32>,
+    /// Translated bindings of protocols without ports, by external address.
+    portless: Map<ExternalKey, u32>,
+    /// Ports of this worker's blocks, and portless protocols, whose inside host belongs to another worker.
+    leases: Map<ExternalKey, (WorkerId, PoolId)>,
+    reservations: Map<u64, Reservation>,
+    contacts: Option<Contacts>,
+    flows: usize,
+    pub(crate) ports: Ports,
+    /// Events for the control plane, until somebody has an outbox.
+    pub(crate) notices: Vec<Slot>,
+    /// Ids of pinholes that close by themselves.
+    closing: Vec<u64>,
     random: Random,
     keyed: Keyed,
     worker: WorkerId,
@@ -99,61 +151,158 @@ pub(crate) const fn class_of(protocol: u8) -> ProtocolClass {
 }
 
 impl Bindings {
-    pub(crate) fn new(setup: &Setup, keyed: Keyed) -> Self {
-        let capacity = setup.bindings;
-        Self {
+    /// Bytes of the memory given to [`Bindings::new`].
+    pub(crate) const fn bytes(setup: &Setup) -> usize {
+        Index::bytes(setup.bindings) + Ports::bytes(setup.bindings)
+    }
+
+    pub(crate) fn new(setup: &Setup, keyed: Keyed, memory: &mut Memory) -> Option<Self> {
+        let capacity = setup.bindings.min(MOST);
+        Some(Self {
             slab: Vec::with_capacity(capacity),
             free: Vec::with_capacity(capacity),
             capacity,
-            by_inside: map(capacity, keyed),
-            by_external: map(capacity, keyed),
-            by_pinhole: map(capacity, keyed),
+            by_inside: Index::new(setup.bindings, capacity, memory)?,
+            hash: TupleHash::new(keyed),
+            hosts: Vec::with_capacity(capacity),
+            free_hosts: Vec::with_capacity(capacity),
+            pinholes: Vec::with_capacity(capacity),
+            free_pinholes: Vec::with_capacity(capacity),
+            by_id: map(capacity, keyed),
+            portless: map(capacity.min(1 << 16), keyed),
             leases: map(capacity, keyed),
-            subscribers: map(capacity, keyed),
-            ports: Ports::new(setup.worker, setup.workers, keyed),
+            reservations: map(capacity, keyed),
+            contacts: None,
+            flows: setup.flows,
+            ports: Ports::new(setup, keyed, memory)?,
+            notices: Vec::with_capacity(NOTICES),
+            closing: Vec::with_capacity(NOTICES),
             random: Random::new(keyed),
             keyed,
             worker: setup.worker,
             workers: setup.workers,
-        }
+        })
     }
 
     pub(crate) fn record(&self, binding: u32) -> Option<&Binding> {
-        self.slab.get(binding as usize).filter(|record| record.live)
+        self.slab.get(binding as usize).filter(|record| record.has(Binding::LIVE))
     }
 
     pub(crate) fn record_mut(&mut self, binding: u32) -> Option<&mut Binding> {
-        self.slab.get_mut(binding as usize).filter(|record| record.live)
+        self.slab.get_mut(binding as usize).filter(|record| record.has(Binding::LIVE))
+    }
+
+    fn hash_inside(&self, protocol: u8, address: Address, port: u16, pool: PoolId) -> u64 {
+        let (port, pool) = (u32::from(port), u32::from(pool.0));
+        match address.to_v4() {
+            Some(v4) => {
+                self.hash.v4(u64::from(u32::from_be_bytes(v4)) << 32 | u64::from(pool), port, protocol)
+            }
+            None => self.hash.v6(address.0, [0; 16], port << 16 | pool, protocol),
+        }
+    }
+
+    /// The inside address of any binding.
+    pub(crate) fn inside_of(&self, binding: &Binding) -> Address {
+        if binding.pool != BindingRow::NO_POOL {
+            return binding.inside();
+        }
+        self.hosts.get(binding.subscriber as usize).copied().unwrap_or_default()
+    }
+
+    /// Keeps the inside address of an untranslated endpoint.
+    fn keep_host(&mut self, inside: Address) -> u32 {
+        match self.free_hosts.pop() {
+            Some(number) => {
+                if let Some(place) = self.hosts.get_mut(number as usize) {
+                    *place = inside;
+                }
+                number
+            }
+            None => {
+                self.hosts.push(inside);
+                (self.hosts.len() - 1) as u32
+            }
+        }
+    }
+
+    fn forget_host(&mut self, number: u32) {
+        self.free_hosts.push(number);
     }
 
     /// The binding of an inside endpoint.
     pub(crate) fn of_inside(&self, protocol: u8, address: Address, port: u16, pool: PoolId) -> Option<u32> {
-        self.by_inside.get(&InsideKey { address, port, pool, protocol }).copied()
+        let v4 = address.to_v4().unwrap_or_default();
+        self.by_inside.find(self.hash_inside(protocol, address, port, pool), |number| {
+            self.record(number).is_some_and(|it| {
+                (it.inside, it.inside_port, it.pool, it.protocol) == (v4, port, pool, protocol)
+                    && (address.is_v4() || self.inside_of(it) == address)
+            })
+        })
     }
 
-    /// The binding of an external endpoint.
+    /// The binding of an external endpoint: by direct index.
     pub(crate) fn of_external(&self, protocol: u8, address: Address, port: u16) -> Option<u32> {
-        self.by_external.get(&ExternalKey { address, port, protocol }).copied()
+        let Some(class) = Class::of(class_of(protocol)) else {
+            return self.portless.get(&ExternalKey { address, port: 0, protocol }).copied();
+        };
+        match self.ports.entry(address.to_v4()?, class, port) {
+            Entry::Bound(binding) => Some(binding),
+            _ if steering::owner_of_port(port, self.workers) == self.worker => None,
+            // Of a block that leased it to this worker: rare, and here alone there is something to search.
+            _ => self.portless.get(&ExternalKey { address, port, protocol }).copied(),
+        }
     }
 
     /// The worker that a port of this worker's blocks is leased to.
     pub(crate) fn lease(&self, protocol: u8, address: Address, port: u16) -> Option<WorkerId> {
-        self.leases.get(&ExternalKey { address, port, protocol }).copied()
+        let Some(class) = Class::of(class_of(protocol)) else {
+            let key = ExternalKey { address, port: 0, protocol };
+            return self.leases.get(&key).map(|(worker, _)| *worker);
+        };
+        match self.ports.entry(address.to_v4()?, class, port) {
+            Entry::Leased(worker) => Some(worker),
+            _ => None,
+        }
     }
 
     /// The external address that an inside host has in a pool.
     pub(crate) fn external_of(&self, inside: Address, pool: PoolId) -> Option<Address> {
-        self.subscribers.get(&(inside, pool)).map(|subscriber| Address::v4(subscriber.external))
+        self.ports.external_of(inside.to_v4()?, pool).map(Address::v4)
     }
 
     /// Inside addresses with a binding.
     pub(crate) fn subscribers(&self) -> usize {
-        self.subscribers.len()
+        self.ports.active()
     }
 
     /// Pinholes installed.
     pub(crate) fn pinholes(&self) -> usize {
-        self.by_pinhole.len()
+        self.by_id.len()
+    }
+
+    /// Whether a subscriber may open another flow, by the limits of its pool. Takes it from its rate.
+    ///
+    /// # Errors
+    /// The reason to drop the packet.
+    pub(crate) fn may_open(
+        &mut self,
+        pool: &PoolRecord,
+        id: PoolId,
+        inside: Address,
+        now: Time,
+    ) -> Result<(), DropReason> {
+        if pool.subscriber_flows == 0 && pool.subscriber_rate == 0 {
+            return Ok(());
+        }
+        let number = inside.to_v4().and_then(|inside| self.ports.subscriber_of(inside, id));
+        let Some(subscriber) = number.and_then(|number| self.ports.subscriber_mut(number)) else {
+            return Ok(());
+        };
+        if !subscriber.has_flow_left(pool, false) {
+            return Err(DropReason::SubscriberFlows);
+        }
+        if subscriber.admit(pool, now.0) { Ok(()) } else { Err(DropReason::SubscriberRate) }
     }
 
     /// A new binding for the first packet of an inside endpoint.
@@ -169,295 +318,197 @@ impl Bindings {
         now: Time,
         counters: &mut Counters,
     ) -> Result<u32, DropReason> {
-        let class = class_of(protocol);
-        if !self.has_room() {
+        let (Some(class), Some(address)) = (Class::of(class_of(protocol)), inside.0.to_v4()) else {
+            return Err(DropReason::ProtoUnsupported);
+        };
+        let Some(number) = self.next_number() else { return Err(DropReason::BindingLimit) };
+        let record = policy.pool(pool).ok_or(DropReason::InternalError)?;
+        let parity = match (record.flags & PoolRecord::PARITY != 0, inside.1 % 2) {
+            (false, _) => Parity::ANY,
+            (true, 0) => Parity::EVEN,
+            (true, _) => Parity::ODD,
+        };
+        self.ports.at(now);
+        let known = self.ports.subscriber_of(address, pool).is_some();
+        let wanted = Wanted { pool, inside: address, class, parity, random: self.random.next() };
+        let taken = self.ports.take(&wanted, Entry::Bound(number)).map_err(|error| match error {
+            // RFC 6888 REQ-11d: nothing is evicted to make room.
+            PortError::Exhausted | PortError::Taken | PortError::UnknownAddress => {
+                counters.pool_exhausted(pool.index());
+                DropReason::PortExhausted
+            }
+            PortError::Limit => DropReason::SubscriberPorts,
+            PortError::Room => DropReason::BindingLimit,
+        })?;
+        if !known && let Some(subscriber) = self.ports.subscriber_mut(taken.subscriber) {
+            subscriber.admit(record, now.0);
+        }
+        let binding = Binding {
+            inside: address,
+            external: taken.external,
+            inside_port: inside.1,
+            external_port: taken.port,
+            subscriber: taken.subscriber,
+            pinhole: NONE,
+            flows: 0,
+            first_flow: NONE,
+            created: (now.0 >> CREATED_SHIFT) as u32,
+            last: now.0 as u32,
+            pool,
+            protocol,
+            flags: Binding::LIVE,
+        };
+        if !self.insert(number, binding, inside.0, counters) {
+            self.ports.release(taken.subscriber, taken.external, class, taken.port);
             return Err(DropReason::BindingLimit);
         }
-        let chosen = self.external_address(policy, pool, inside.0, class);
-        let random = self.random.next();
-        let port = chosen
-            .and_then(|external| self.ports.take_any(external, class, random).map(|port| (external, port)));
-        let Some((external, external_port)) = port else {
-            // RFC 6888 REQ-11d: nothing is evicted to make room.
-            counters.pool_exhausted(pool.index());
-            return Err(DropReason::PortExhausted);
-        };
-        let binding = Binding {
-            inside: inside.0,
-            external: Address::v4(external),
-            inside_port: inside.1,
-            external_port,
-            protocol,
-            class,
-            pool,
-            pinhole: 0,
-            remote: Prefix::ANY,
-            remote_ports: [0, u16::MAX],
-            leased: false,
-            created: now,
-            last: now,
-            flows: 0,
-            first_flow: NONE,
-            live: true,
-        };
-        Ok(self.insert(binding, counters))
-    }
-
-    /// The subscriber's external address, or one with a free port for a new subscriber. Which one that is
-    /// depends on the subscriber alone, as long as there is a free port on it.
-    fn external_address(
-        &self,
-        policy: &Policy,
-        pool: PoolId,
-        inside: Address,
-        class: ProtocolClass,
-    ) -> Option<[u8; 4]> {
-        if let Some(subscriber) = self.subscribers.get(&(inside, pool)) {
-            return Some(subscriber.external);
-        }
-        let hash = self.keyed.hash_one(inside);
-        let preferred =
-            policy.address_at(pool, hash).filter(|&external| self.ports.has_free(external, class));
-        preferred.or_else(|| self.ports.any_open(pool, class, hash))
-    }
-
-    fn has_room(&self) -> bool {
-        !self.free.is_empty() || self.slab.len() < self.capacity
-    }
-
-    /// Files a binding whose port is already taken. There is room.
-    fn insert(&mut self, binding: Binding, counters: &mut Counters) -> u32 {
-        let number = match self.free.pop() {
-            Some(number) => {
-                if let Some(slot) = self.slab.get_mut(number as usize) {
-                    *slot = binding;
-                }
-                number
-            }
-            None => {
-                self.slab.push(binding);
-                (self.slab.len() - 1) as u32
-            }
-        };
-        self.by_inside.insert(inside_key(&binding), number);
-        if binding.pool != BindingRow::NO_POOL {
-            self.by_external.insert(external_key(&binding), number);
-            counters.binding_created(binding.class, binding.pool.index());
-            let external = binding.external.to_v4().unwrap_or_default();
-            let subscriber = self
-                .subscribers
-                .entry((binding.inside, binding.pool))
-                .or_insert(Subscriber { external, bindings: 0 });
-            subscriber.bindings += 1;
-        }
-        if binding.pinhole != 0 {
-            self.by_pinhole.insert(binding.pinhole, number);
-        }
-        number
-    }
-
-    /// Removes a binding and frees its port. The caller has ended its flows.
-    pub(crate) fn remove(&mut self, number: u32, counters: &mut Counters) {
-        let Some(record) = self.slab.get_mut(number as usize).filter(|record| record.live) else { return };
-        record.live = false;
-        let binding = *record;
-        self.by_inside.remove(&inside_key(&binding));
-        if binding.pool != BindingRow::NO_POOL {
-            self.by_external.remove(&external_key(&binding));
-            counters.binding_ended(binding.class, binding.pool.index());
-            if let (Some(external), false) = (binding.external.to_v4(), binding.leased) {
-                self.ports.release(external, binding.class, binding.external_port);
-            }
-            let key = (binding.inside, binding.pool);
-            if let Some(subscriber) = self.subscribers.get_mut(&key) {
-                subscriber.bindings -= 1;
-                if subscriber.bindings == 0 {
-                    self.subscribers.remove(&key);
-                }
-            }
-        }
-        if binding.pinhole != 0 {
-            self.by_pinhole.remove(&binding.pinhole);
-        }
-        self.free.push(number);
-    }
-
-    /// Installs a pinhole.
-    ///
-    /// # Errors
-    /// What to answer.
-    pub(crate) fn add_pinhole(
-        &mut self,
-        policy: &Policy,
-        wanted: &PinholeAdd,
-        now: Time,
-        counters: &mut Counters,
-    ) -> Result<u32, AckResult> {
-        let translated = wanted.flags & PinholeAdd::POOL != 0;
-        let leased = wanted.flags & PinholeAdd::LEASED != 0;
-        let pool = if translated { wanted.pool } else { BindingRow::NO_POOL };
-        let remote_ports = [wanted.remote_port_first, wanted.remote_port_last];
-        if steering::owner_of_inside(wanted.inside, self.workers) != self.worker {
-            return Err(AckResult::NOT_OWNER);
-        }
-        if let Some(&number) = self.by_pinhole.get(&wanted.id) {
-            let same = self.record(number).is_some_and(|binding| {
-                (
-                    binding.inside,
-                    binding.inside_port,
-                    binding.protocol,
-                    binding.pool,
-                    binding.remote,
-                    binding.remote_ports,
-                ) == (wanted.inside, wanted.inside_port, wanted.protocol, pool, wanted.remote, remote_ports)
-                    && (wanted.external_port == 0 || wanted.external_port == binding.external_port)
-                    && (wanted.external.is_unspecified() || wanted.external == binding.external)
-            });
-            return if same { Ok(number) } else { Err(AckResult::CONFLICT) };
-        }
-        if let Some(number) = self.of_inside(wanted.protocol, wanted.inside, wanted.inside_port, pool) {
-            return self.adopt(number, wanted, remote_ports);
-        }
-        if !self.has_room() {
-            return Err(AckResult::TABLE_FULL);
-        }
-        let class = class_of(wanted.protocol);
-        let (external, external_port) = if translated {
-            policy.pool(pool).ok_or(AckResult::NOT_IN_POOL)?;
-            self.pinhole_port(policy, pool, wanted, class, leased)?
-        } else {
-            (Address::UNSPECIFIED, 0)
-        };
-        let binding = Binding {
-            inside: wanted.inside,
-            external,
-            inside_port: wanted.inside_port,
-            external_port,
-            protocol: wanted.protocol,
-            class,
-            pool,
-            pinhole: wanted.id,
-            remote: wanted.remote,
-            remote_ports,
-            leased,
-            created: now,
-            last: now,
-            flows: 0,
-            first_flow: NONE,
-            live: true,
-        };
-        Ok(self.insert(binding, counters))
-    }
-
-    /// Turns the dynamic binding that an endpoint already has into the wanted pinhole.
-    fn adopt(&mut self, number: u32, wanted: &PinholeAdd, remote_ports: [u16; 2]) -> Result<u32, AckResult> {
-        let binding = self.record_mut(number).ok_or(AckResult::NOT_FOUND)?;
-        if binding.pinhole != 0 {
-            return Err(AckResult::CONFLICT);
-        }
-        let same_port = wanted.external_port == 0 || wanted.external_port == binding.external_port;
-        let same_address = wanted.external.is_unspecified() || wanted.external == binding.external;
-        if !same_port || !same_address {
-            return Err(AckResult::MAPPED_ELSEWHERE);
-        }
-        binding.pinhole = wanted.id;
-        binding.remote = wanted.remote;
-        binding.remote_ports = remote_ports;
-        self.by_pinhole.insert(wanted.id, number);
         Ok(number)
     }
 
-    fn pinhole_port(
-        &mut self,
+    /// The number that the next binding will have.
+    fn next_number(&self) -> Option<u32> {
+        self.free
+            .last()
+            .copied()
+            .or_else(|| (self.slab.len() < self.capacity).then_some(self.slab.len() as u32))
+    }
+
+    /// How many more fit.
+    fn room(&self) -> usize {
+        self.capacity - self.slab.len() + self.free.len()
+    }
+
+    /// Files a binding whose port is already taken, under the number of [`Bindings::next_number`].
+    fn insert(&mut self, number: u32, binding: Binding, inside: Address, counters: &mut Counters) -> bool {
+        let hash = self.hash_inside(binding.protocol, inside, binding.inside_port, binding.pool);
+        if !self.by_inside.insert(hash, number) {
+            return false;
+        }
+        if self.free.pop().is_none() {
+            self.slab.push(binding);
+        } else if let Some(slot) = self.slab.get_mut(number as usize) {
+            *slot = binding;
+        }
+        if binding.pool != BindingRow::NO_POOL {
+            if binding.has(Binding::LEASED) || Class::of(binding.class()).is_none() {
+                let port = binding.external_port;
+                let key = ExternalKey { address: binding.external(), port, protocol: binding.protocol };
+                self.portless.insert(key, number);
+            }
+            counters.binding_created(binding.class(), binding.pool.index());
+        }
+        true
+    }
+
+    /// Removes a binding and frees its port. The caller has ended its flows and its pinholes.
+    pub(crate) fn remove(&mut self, number: u32, counters: &mut Counters) {
+        let Some(&binding) = self.record(number) else { return };
+        let inside = self.inside_of(&binding);
+        let hash = self.hash_inside(binding.protocol, inside, binding.inside_port, binding.pool);
+        self.by_inside.remove(hash, number);
+        if let Some(record) = self.record_mut(number) {
+            record.flags = 0;
+        }
+        self.free.push(number);
+        if binding.pool == BindingRow::NO_POOL {
+            self.forget_host(binding.subscriber);
+            return;
+        }
+        counters.binding_ended(binding.class(), binding.pool.index());
+        let class = Class::of(binding.class());
+        if binding.has(Binding::LEASED) || class.is_none() {
+            let port = binding.external_port;
+            self.portless.remove(&ExternalKey {
+                address: binding.external(),
+                port,
+                protocol: binding.protocol,
+            });
+        }
+        match class {
+            Some(class) if binding.has(Binding::LEASED) => self.ports.detach(binding.subscriber, class),
+            Some(class) => {
+                self.ports.release(binding.subscriber, binding.external, class, binding.external_port);
+            }
+            None => {}
+        }
+    }
+
+    /// Counts a flow that uses a binding.
+    pub(crate) fn flow_opened(&mut self, number: u32, remote: (Address, u16), inbound: bool) {
+        let Some(&Binding { subscriber, pinhole, pool, .. }) = self.record(number) else { return };
+        if pinhole != NONE {
+            self.count_in_pinhole(pinhole, remote, inbound, true);
+        }
+        if pool != BindingRow::NO_POOL {
+            self.ports.count_flow(subscriber, true);
+            if !inbound && let (Some(contacts), Some(to)) = (&mut self.contacts, remote.0.to_v4()) {
+                contacts.add(number, to);
+            }
+        }
+    }
+
+    /// Counts a flow out. To be told before the binding is removed.
+    pub(crate) fn flow_ended(&mut self, number: u32, remote: (Address, u16), inbound: bool) {
+        let Some(&Binding { subscriber, pinhole, pool, .. }) = self.record(number) else { return };
+        if pinhole != NONE {
+            self.count_in_pinhole(pinhole, remote, inbound, false);
+        }
+        if pool != BindingRow::NO_POOL {
+            self.ports.count_flow(subscriber, false);
+            if !inbound && let (Some(contacts), Some(to)) = (&mut self.contacts, remote.0.to_v4()) {
+                contacts.remove(number, to);
+            }
+        }
+    }
+
+    /// Whether a remote end may open a flow through a translated binding (RFC 4787 REQ-8).
+    ///
+    /// # Errors
+    /// The reason to drop its packet.
+    pub(crate) fn admits(
+        &self,
         policy: &Policy,
-        pool: PoolId,
-        wanted: &PinholeAdd,
-        class: ProtocolClass,
-        leased: bool,
-    ) -> Result<(Address, u16), AckResult> {
-        let external = if wanted.external.is_unspecified() {
-            let inside = wanted.inside;
-            self.external_address(policy, pool, inside, class).ok_or(AckResult::NO_PORT)?
-        } else if policy.pool_of(wanted.external) == Some(pool) {
-            wanted.external.to_v4().ok_or(AckResult::NOT_IN_POOL)?
-        } else {
-            return Err(AckResult::NOT_IN_POOL);
+        number: u32,
+        remote: (Address, u16),
+    ) -> Result<(), DropReason> {
+        let binding = self.record(number).ok_or(DropReason::InternalError)?;
+        let pool = policy.pool(binding.pool).ok_or(DropReason::InternalError)?;
+        if pool.subscriber_flows != 0 {
+            let subscriber = self.ports.subscriber(binding.subscriber);
+            if subscriber.is_some_and(|subscriber| !subscriber.has_flow_left(pool, true)) {
+                return Err(DropReason::SubscriberFlows);
+            }
+        }
+        if !binding.is_dynamic() {
+            return self.pinhole_admits(binding.pinhole, remote, true).map(drop);
+        }
+        if binding.has(Binding::DRAINING) {
+            return Err(DropReason::FilteredRemote);
+        }
+        let known = match pool.filtering {
+            Filtering::ADDRESS_DEPENDENT => {
+                let contacts = self.contacts.as_ref();
+                remote.0.to_v4().is_some_and(|from| contacts.is_some_and(|list| list.has(number, from)))
+            }
+            // An end that was asked has a flow, and this packet would be of it.
+            Filtering::ADDRESS_AND_PORT_DEPENDENT => false,
+            _ => true,
         };
-        let port = match wanted.external_port {
-            0 => {
-                let random = self.random.next();
-                self.ports.take_any(external, class, random).ok_or(AckResult::NO_PORT)?
-            }
-            // A port outside the pool's range may be had by name: it is how a server gets port 80.
-            port if leased => {
-                if steering::owner_of_port(port, self.workers) == self.worker {
-                    return Err(AckResult::NOT_OWNER);
-                }
-                if self.of_external(wanted.protocol, Address::v4(external), port).is_some() {
-                    return Err(AckResult::PORT_TAKEN);
-                }
-                port
-            }
-            port if steering::owner_of_port(port, self.workers) != self.worker => {
-                return Err(AckResult::NOT_OWNER);
-            }
-            port => {
-                self.ports.take(external, class, port).map_err(port_error)?;
-                port
-            }
-        };
-        Ok((Address::v4(external), port))
-    }
-
-    /// The pinhole with `id`.
-    pub(crate) fn pinhole(&self, id: u64) -> Option<u32> {
-        self.by_pinhole.get(&id).copied()
-    }
-
-    /// Keeps a port of this worker's blocks for a pinhole of another worker.
-    ///
-    /// # Errors
-    /// What to answer.
-    pub(crate) fn lease_port(&mut self, policy: &Policy, lease: &PortLease) -> Result<(), AckResult> {
-        if steering::owner_of_port(lease.external_port, self.workers) != self.worker {
-            return Err(AckResult::NOT_OWNER);
-        }
-        let external = lease.external.to_v4().ok_or(AckResult::NOT_IN_POOL)?;
-        if policy.pool_of(lease.external) != Some(lease.pool) {
-            return Err(AckResult::NOT_IN_POOL);
-        }
-        let key =
-            ExternalKey { address: lease.external, port: lease.external_port, protocol: lease.protocol };
-        if self.leases.get(&key) == Some(&lease.owner) {
-            return Ok(());
-        }
-        if self.leases.len() >= self.capacity {
-            return Err(AckResult::TABLE_FULL);
-        }
-        self.ports.take(external, class_of(lease.protocol), lease.external_port).map_err(port_error)?;
-        self.leases.insert(key, lease.owner);
-        Ok(())
-    }
-
-    /// Takes a lease back.
-    ///
-    /// # Errors
-    /// If there is none.
-    pub(crate) fn release_port(&mut self, lease: &PortLease) -> Result<(), AckResult> {
-        let key =
-            ExternalKey { address: lease.external, port: lease.external_port, protocol: lease.protocol };
-        self.leases.remove(&key).ok_or(AckResult::NOT_FOUND)?;
-        if let Some(external) = lease.external.to_v4() {
-            self.ports.release(external, class_of(lease.protocol), lease.external_port);
-        }
-        Ok(())
+        if known { Ok(()) } else { Err(DropReason::FilteredUnasked) }
     }
 
     /// Prepares for the pools of a new policy.
     pub(crate) fn set_pools(&mut self, policy: &Policy) {
-        let range = |pool: &PoolRecord| (pool.port_first, pool.port_last);
-        self.ports.set_pools(policy.pools().map(|(id, pool)| (range(pool), policy.addresses(id))));
-        self.leases.retain(|key, _| policy.pool_of(key.address).is_some());
+        let asks = |(_, pool): (PoolId, &PoolRecord)| pool.filtering == Filtering::ADDRESS_DEPENDENT;
+        if self.contacts.is_none() && policy.pools().any(asks) {
+            self.contacts = Contacts::new(self.flows, self.keyed);
+        }
+        let lost = self.ports.set_pools(policy);
+        self.leases.retain(|key, (_, pool)| policy.pool_of(key.address) == Some(*pool));
+        self.reservations.retain(|_, held| policy.pool_of(Address::v4(held.external)) == Some(held.pool));
+        if lost {
+            self.put_back(policy);
+        }
     }
 
     /// The first binding from `from` on that the pools of a new policy no longer allow.
@@ -465,13 +516,14 @@ impl Bindings {
         let mut translated =
             self.walk(from, usize::MAX).filter(|(_, binding)| binding.pool != BindingRow::NO_POOL);
         translated
-            .find(|(_, binding)| policy.pool_of(binding.external) != Some(binding.pool))
+            .find(|(_, binding)| policy.pool_of(binding.external()) != Some(binding.pool))
             .map(|(number, _)| number)
     }
 
     /// Bindings among the `most` records from `cursor` on, with their numbers.
     pub(crate) fn walk(&self, cursor: usize, most: usize) -> impl Iterator<Item = (usize, &Binding)> {
-        self.slab.iter().enumerate().skip(cursor).take(most).filter(|(_, binding)| binding.live)
+        let records = self.slab.iter().enumerate().skip(cursor).take(most);
+        records.filter(|(_, binding)| binding.has(Binding::LIVE))
     }
 
     /// Records there are to walk over.
@@ -484,18 +536,8 @@ fn port_error(error: PortError) -> AckResult {
     match error {
         PortError::Taken => AckResult::PORT_TAKEN,
         PortError::UnknownAddress => AckResult::NOT_IN_POOL,
+        PortError::Exhausted => AckResult::NO_PORT,
+        PortError::Limit => AckResult::LIMIT,
+        PortError::Room => AckResult::TABLE_FULL,
     }
-}
-
-fn inside_key(binding: &Binding) -> InsideKey {
-    InsideKey {
-        address: binding.inside,
-        port: binding.inside_port,
-        pool: binding.pool,
-        protocol: binding.protocol,
-    }
-}
-
-fn external_key(binding: &Binding) -> ExternalKey {
-    ExternalKey { address: binding.external, port: binding.external_port, protocol: binding.protocol }
 }

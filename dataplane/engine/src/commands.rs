@@ -9,8 +9,8 @@ use crate::policy::has_ports;
 use crate::sessions::timeout_ms;
 use crate::{Buffer, Time, Violation};
 use turnpike_abi::command::{
-    Kind, Look, NeighbourClear, NeighbourSet, NeighboursReset, PinholeAdd, PinholeRemove, PortLease, Slot,
-    Walk, WalkTable,
+    Kind, Look, MAX_RANGE, NeighbourClear, NeighbourSet, NeighboursReset, Parity, PinholeAdd, PinholeRemove,
+    PortLease, PortsRelease, PortsReserve, Slot, Walk, WalkTable,
 };
 use turnpike_abi::counters::{Counter, ProtocolClass};
 use turnpike_abi::event::{Ack, AckResult, BindingRow, FlowRow, Seen, Tuple, WalkEnd};
@@ -25,6 +25,12 @@ const WALK_ROWS: u32 = 256;
 const LOOK_FLOWS: usize = 256;
 /// Most records one walk looks at: those of a large table that is nearly empty now hold packets up as well.
 const WALK_RECORDS: usize = 2048;
+
+/// Protocols without ports that pinholes may be for.
+const IPV6_IN_IPV4: u8 = 41;
+const GRE: u8 = 47;
+const ESP: u8 = 50;
+const MOBILE: u8 = 55;
 
 type Answer = Result<AckResult, Violation>;
 
@@ -51,18 +57,25 @@ impl<B: Buffer> Worker<B> {
             }
             Kind::PINHOLE_ADD => self.pinhole_add(tables, now, &slot.body(), &mut ack)?,
             Kind::PINHOLE_REMOVE => {
-                let PinholeRemove { id, .. } = slot.body();
-                match self.bindings.pinhole(id) {
-                    Some(number) => {
-                        self.end_binding(number);
-                        AckResult::OK
-                    }
-                    None => AckResult::NOT_FOUND,
+                let PinholeRemove { id, drain, reserved } = slot.body();
+                if drain > 1 || reserved != [0; 7] {
+                    return Err(Violation("malformed removal of a pinhole"));
+                }
+                if self.close_pinhole(id, drain == 1) { AckResult::OK } else { AckResult::NOT_FOUND }
+            }
+            Kind::PORTS_RESERVE => self.ports_reserve(tables, now, &slot.body(), &mut ack)?,
+            Kind::PORTS_RELEASE => {
+                let PortsRelease { id } = slot.body();
+                self.bindings.ports.at(now);
+                match self.bindings.release_reservation(id) {
+                    Ok(()) => AckResult::OK,
+                    Err(result) => result,
                 }
             }
             Kind::PORT_LEASE => self.port_lease(tables, &slot.body())?,
             Kind::PORT_RELEASE => {
                 let lease: PortLease = slot.body();
+                self.bindings.ports.at(now);
                 match self.bindings.release_port(&lease) {
                     Ok(()) => AckResult::OK,
                     Err(result) => result,
@@ -118,29 +131,58 @@ impl<B: Buffer> Worker<B> {
     }
 
     fn pinhole_add(&mut self, tables: Option<&Tables>, now: Time, add: &PinholeAdd, ack: &mut Ack) -> Answer {
-        if add.id == 0 || add.flags & !(PinholeAdd::POOL | PinholeAdd::LEASED) != 0 {
-            return Err(Violation("malformed pinhole"));
+        let malformed = Err(Violation("malformed pinhole"));
+        let has = |flag| add.flags & flag != 0;
+        let both = |a, b| has(a) && has(b);
+        let contradictory = both(PinholeAdd::INBOUND, PinholeAdd::OUTBOUND)
+            || both(PinholeAdd::LOCK_ADDRESS, PinholeAdd::LOCK_ENDPOINT)
+            || both(PinholeAdd::EVEN, PinholeAdd::ODD)
+            || both(PinholeAdd::LEASED, PinholeAdd::RESERVED)
+            || has(PinholeAdd::RESERVED) != (add.reservation != 0)
+            || (!has(PinholeAdd::POOL) && has(PinholeAdd::LEASED | PinholeAdd::RESERVED));
+        if add.id == 0 || add.flags & !PinholeAdd::FLAGS != 0 || contradictory || add.ports > MAX_RANGE {
+            return malformed;
         }
-        let translated = add.flags & PinholeAdd::POOL != 0;
-        let known_protocol =
-            has_ports(add.protocol) && (!translated || class_of(add.protocol) != ProtocolClass::Other);
-        if !known_protocol || add.inside_port == 0 || !add.remote.is_canonical() {
-            return Err(Violation("malformed pinhole"));
+        let translated = has(PinholeAdd::POOL);
+        let class = class_of(add.protocol);
+        let ports = u16::from(add.ports.max(1));
+        let known_protocol = match add.protocol {
+            IPV6_IN_IPV4 | MOBILE => true,
+            GRE | ESP => !translated,
+            protocol => has_ports(protocol) && (!translated || class != ProtocolClass::Other),
+        };
+        let portless = !has_ports(add.protocol);
+        let sound_ports = if portless {
+            ports == 1 && add.inside_port == 0 && add.external_port == 0 && !has(PinholeAdd::RESERVED)
+        } else {
+            add.inside_port != 0 && add.inside_port.checked_add(ports - 1).is_some()
+        };
+        if !known_protocol || !sound_ports || !add.remote.is_canonical() {
+            return malformed;
         }
         if add.remote_port_first > add.remote_port_last || add.inside.is_unspecified() {
-            return Err(Violation("malformed pinhole"));
+            return malformed;
         }
         if translated && !add.inside.is_v4() {
             return Err(Violation("translated pinhole for an IPv6 host"));
         }
-        if add.flags & PinholeAdd::LEASED != 0 && (add.external_port == 0 || add.external.is_unspecified()) {
+        let nowhere = add.external.is_unspecified() || (add.external_port == 0 && !portless);
+        if has(PinholeAdd::LEASED) && nowhere {
             return Err(Violation("leased pinhole without external port"));
         }
         let Some(tables) = tables else { return Ok(AckResult::NO_POLICY) };
+        if has(PinholeAdd::RESERVED)
+            && let Err(result) = self.make_way(tables, add)
+        {
+            return Ok(result);
+        }
         Ok(match self.bindings.add_pinhole(&tables.policy, add, now, &mut self.counters) {
             Ok(number) => {
                 if let Some(binding) = self.bindings.record(number) {
-                    (ack.external, ack.external_port) = (binding.external, binding.external_port);
+                    (ack.external, ack.external_port) = (binding.external(), binding.external_port);
+                }
+                for at in 0..ports {
+                    self.pinholes_changed(add, at);
                 }
                 AckResult::OK
             }
@@ -148,11 +190,48 @@ impl<B: Buffer> Worker<B> {
         })
     }
 
+    fn ports_reserve(
+        &mut self,
+        tables: Option<&Tables>,
+        now: Time,
+        wanted: &PortsReserve,
+        ack: &mut Ack,
+    ) -> Answer {
+        let protocol = matches!(class_of(wanted.protocol), ProtocolClass::Tcp | ProtocolClass::Udp);
+        let parity = matches!(wanted.parity, Parity::ANY | Parity::EVEN | Parity::ODD);
+        let somebody = !wanted.inside.is_unspecified();
+        if wanted.id == 0 || !protocol || !parity || !(1..=MAX_RANGE).contains(&wanted.ports) {
+            return Err(Violation("malformed reservation"));
+        }
+        if somebody && !wanted.inside.is_v4() {
+            return Err(Violation("reservation for an IPv6 host"));
+        }
+        let Some(tables) = tables else { return Ok(AckResult::NO_POLICY) };
+        self.bindings.ports.at(now);
+        Ok(match self.bindings.reserve(&tables.policy, wanted) {
+            Ok(end) => {
+                (ack.external, ack.external_port) = end;
+                AckResult::OK
+            }
+            Err(result) => result,
+        })
+    }
+
     fn port_lease(&mut self, tables: Option<&Tables>, lease: &PortLease) -> Answer {
-        if lease.external_port == 0 || lease.owner.0 >= self.workers || lease.owner == self.id {
+        if lease.owner.0 >= self.workers || lease.owner == self.id || lease.ports > MAX_RANGE {
             return Err(Violation("malformed port lease"));
         }
-        if !matches!(class_of(lease.protocol), ProtocolClass::Tcp | ProtocolClass::Udp) {
+        let ports = u16::from(lease.ports.max(1));
+        let sound = match class_of(lease.protocol) {
+            ProtocolClass::Tcp | ProtocolClass::Udp => {
+                lease.external_port != 0 && lease.external_port.checked_add(ports - 1).is_some()
+            }
+            _ => {
+                matches!(lease.protocol, IPV6_IN_IPV4 | MOBILE)
+                    && (lease.external_port, ports, lease.reservation) == (0, 1, 0)
+            }
+        };
+        if !sound {
             return Err(Violation("port lease for a protocol without ports"));
         }
         let Some(tables) = tables else { return Ok(AckResult::NO_POLICY) };
@@ -173,8 +252,8 @@ impl<B: Buffer> Worker<B> {
             seen.external = self.bindings.external_of(look.inside, look.pool).unwrap_or_default();
             return Ok(seen);
         };
-        (seen.external, seen.external_port) = (binding.external, binding.external_port);
-        seen.flags = if binding.pinhole == 0 { Seen::DYNAMIC } else { 0 };
+        (seen.external, seen.external_port) = (binding.external(), binding.external_port);
+        seen.flags = if binding.is_dynamic() { Seen::DYNAMIC } else { 0 };
         let Some(tables) = tables else { return Ok(seen) };
         let mut number = binding.first_flow;
         for _ in 0..LOOK_FLOWS {
@@ -223,19 +302,20 @@ impl<B: Buffer> Worker<B> {
                 let mut rows = self.bindings.walk(cursor, WALK_RECORDS);
                 for (_, binding) in rows.by_ref().take(limit) {
                     end.rows += 1;
+                    let (pinhole, remote, remote_ports) = self.bindings.shown(binding);
                     let row = BindingRow {
-                        inside: binding.inside,
-                        external: binding.external,
-                        remote: binding.remote,
-                        pinhole: binding.pinhole,
-                        age_ms: now.0.saturating_sub(binding.created.0),
+                        inside: self.bindings.inside_of(binding),
+                        external: binding.external(),
+                        remote,
+                        pinhole,
+                        age_ms: binding.age_ms(now),
                         flows: binding.flows,
                         inside_port: binding.inside_port,
                         external_port: binding.external_port,
                         pool: binding.pool,
                         protocol: binding.protocol,
                         worker,
-                        remote_ports: binding.remote_ports,
+                        remote_ports,
                     };
                     out.events.push(Slot::new(Kind::BINDING_ROW, sequence, &row));
                 }
@@ -252,6 +332,7 @@ impl<B: Buffer> Worker<B> {
         self.bindings.set_pools(&tables.policy);
         let mut from = 0;
         while let Some(outdated) = self.bindings.outdated(&tables.policy, from) {
+            self.bindings.lost(outdated as u32, &mut self.counters);
             self.end_binding(outdated as u32);
             from = outdated + 1;
         }

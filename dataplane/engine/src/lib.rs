@@ -14,6 +14,7 @@ mod egress;
 mod fast;
 mod flows;
 mod forwarding;
+mod holes;
 mod index;
 mod intervals;
 mod keyed;
@@ -35,6 +36,7 @@ pub use forwarding::Forwarding;
 pub use outbox::{Crossed, Outbox};
 pub use policy::Policy;
 
+use bindings::Bindings;
 use fast::{Doors, LANES, Lanes};
 use flows::Flows;
 use pipeline::{Tables, Worker};
@@ -122,7 +124,7 @@ impl<B: Buffer> Engine<B> {
     /// Bytes of memory that the flow table of a worker takes.
     #[must_use]
     pub const fn bytes(setup: &Setup) -> usize {
-        Flows::bytes(setup.flows, setup.flows_v6)
+        Flows::bytes(setup.flows, setup.flows_v6) + Bindings::bytes(setup)
     }
 
     /// Takes a burst from a port. `burst` is drained; every packet of it ends in `out` or is held inside.
@@ -216,6 +218,7 @@ impl<B: Buffer> Engine<B> {
         }
         if let Some(tables) = &self.tables {
             self.worker.expire(now, &tables.policy.settings);
+            self.worker.look_after_pinholes(out);
         }
     }
 

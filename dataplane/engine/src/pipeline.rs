@@ -118,7 +118,7 @@ impl<B: Buffer> Worker<B> {
             interfaces: setup.interfaces.clone(),
             counters,
             flows: Flows::new((setup.flows, setup.flows_v6), header, keyed, memory)?,
-            bindings: Bindings::new(setup, keyed),
+            bindings: Bindings::new(setup, keyed, memory)?,
             neighbours: Neighbours::new(keyed),
             limits: Limits::new(setup.interfaces.len()),
             epoch: 0,

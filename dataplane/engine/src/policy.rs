@@ -3,11 +3,12 @@
 use crate::Interface;
 use crate::classifier::Classifier;
 use turnpike_abi::counters::FirewallAction;
+use turnpike_abi::deterministic::Plan;
 use turnpike_abi::event::Tuple;
 use turnpike_abi::table::{
-    Action, FirewallRuleRecord, InterfaceRecord, MAX_RECORDS, NatAction, NatRuleRecord, PoolRangeRecord,
-    PoolRecord, Reader, SettingsRecord, Side, TableFault, TableKind, ZonePairRecord, ZoneRecord,
-    policy as section,
+    Action, Filtering, FirewallRuleRecord, InterfaceRecord, MAX_RECORDS, NatAction, NatRuleRecord,
+    PoolRangeRecord, PoolRecord, Reader, SettingsRecord, Side, TableFault, TableKind, ZonePairRecord,
+    ZoneRecord, policy as section,
 };
 use turnpike_abi::{Address, InterfaceId, MAX_POOLS, MAX_ZONES, PoolId, Prefix, ZoneId};
 
@@ -150,7 +151,7 @@ impl Policy {
             if pool.port_first == 0 || pool.port_first > pool.port_last {
                 return Err("port range of a pool is empty");
             }
-            Ok(())
+            sound_blocks(pool)
         })?;
         let mut ranges = Vec::new();
         let mut addresses = 0;
@@ -178,6 +179,18 @@ impl Policy {
         if ranges.windows(2).any(|pair| matches!(pair, [a, b] if a.last >= b.first)) {
             let offset = reader.offset_of::<PoolRangeRecord>(section::POOL_RANGES, 0);
             return Err(TableFault { offset, what: "address ranges of pools overlap" });
+        }
+
+        for (id, (record, pool)) in pools.iter().enumerate().map(|(id, pool)| (PoolId(id as u16), (id, pool)))
+        {
+            let of_pool = ranges.iter().filter(|range| range.pool == id);
+            let addresses = of_pool.map(|range| range.last - range.first + 1).sum();
+            if pool.flags & PoolRecord::DETERMINISTIC != 0
+                && let Err(what) = Plan::new(pool, addresses, 1)
+            {
+                let offset = reader.offset_of::<PoolRecord>(section::POOLS, record);
+                return Err(TableFault { offset, what });
+            }
         }
 
         let nat = reader.section::<NatRuleRecord>(section::NAT_RULES)?;
@@ -290,24 +303,9 @@ impl Policy {
         (address <= range.last).then_some(range.pool)
     }
 
-    /// Every address of a pool, lowest first.
-    pub(crate) fn addresses(&self, pool: PoolId) -> impl Iterator<Item = [u8; 4]> + '_ {
-        let ranges = self.ranges.iter().filter(move |range| range.pool == pool);
-        ranges.flat_map(|range| (range.first..=range.last).map(u32::to_be_bytes))
-    }
-
-    /// The address of a pool at `index` counted modulo the pool's size; `None` of a pool without any.
-    pub(crate) fn address_at(&self, pool: PoolId, index: u64) -> Option<[u8; 4]> {
-        let ranges = || self.ranges.iter().filter(|range| range.pool == pool);
-        let size = |range: &PoolRange| u64::from(range.last - range.first) + 1;
-        let mut left = index.checked_rem(ranges().map(size).sum())?;
-        for range in ranges() {
-            if left < size(range) {
-                return Some((range.first + left as u32).to_be_bytes());
-            }
-            left -= size(range);
-        }
-        None
+    /// First and last address of each range of a pool.
+    pub(crate) fn ranges_of(&self, pool: PoolId) -> impl Iterator<Item = (u32, u32)> + '_ {
+        self.ranges.iter().filter(move |range| range.pool == pool).map(|range| (range.first, range.last))
     }
 
     /// Pools by id.
@@ -331,6 +329,28 @@ impl Policy {
         let row = self.defaults.get(packet.from.index());
         let action = row.and_then(|row| row.get(packet.to.index())).copied().unwrap_or(FirewallAction::Drop);
         Verdict { action, by_rule: false }
+    }
+}
+
+/// Checks what a pool says of blocks, limits and filtering.
+fn sound_blocks(pool: &PoolRecord) -> Result<(), &'static str> {
+    if !pool.block_size.is_power_of_two() || !(64..=4096).contains(&pool.block_size) {
+        return Err("block size of a pool is no power of two from 64 to 4096");
+    }
+    if pool.quarantine > PoolRecord::MAX_QUARANTINE || pool.quarantine_tcp > PoolRecord::MAX_QUARANTINE {
+        return Err("quarantine of a pool is longer than an hour");
+    }
+    if pool.flags & !(PoolRecord::DETERMINISTIC | PoolRecord::PARITY) != 0 {
+        return Err("unknown flag of a pool");
+    }
+    if pool.subscriber_rate > 1_000_000 || pool.subscriber_burst > 1_000_000 {
+        return Err("rate of a pool is out of range");
+    }
+    match pool.filtering {
+        Filtering::ENDPOINT_INDEPENDENT
+        | Filtering::ADDRESS_DEPENDENT
+        | Filtering::ADDRESS_AND_PORT_DEPENDENT => Ok(()),
+        _ => Err("unknown filtering of a pool"),
     }
 }
 

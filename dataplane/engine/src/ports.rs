@@ -1,363 +1,509 @@
-//! Which external ports are in use: exact, a bit each.
+//! External ports: which are in use, whose they are, and which may be had. Exact, a bit each.
+//!
+//! A subscriber gets ports in blocks ([`geometry`]): a primary one, then more on the same external address up to its
+//! pool's limit. A port is random within a block that has one free (RFC 6056); summary bits and lists of blocks
+//! with free ports find it in a fixed number of steps, however full everything is. Nothing here allocates after
+//! start but the directories of new pool addresses, which are zero pages until somebody uses them.
 
-use crate::keyed::{Keyed, Map};
-use turnpike_abi::counters::ProtocolClass;
-use turnpike_abi::{PoolId, WorkerId, steering};
+mod blocks;
+mod geometry;
+mod named;
+mod pools;
+mod quarantine;
+mod subscribers;
+#[cfg(test)]
+mod tests;
+mod units;
 
-const WORDS: usize = 65536 / 64;
+use crate::keyed::Keyed;
+use crate::{Setup, Time};
+use blocks::Blocks;
+use geometry::{place_of, port_of, words_of};
+use pools::Pools;
+use quarantine::{Due, Quarantine};
+use subscribers::Subscribers;
+use turnpike_abi::command::Parity;
+use turnpike_abi::counters::{Counter, Counters, ProtocolClass};
+use turnpike_abi::flow::NONE;
+use turnpike_abi::{PoolId, WorkerId};
+use turnpike_shm::memory::Memory;
+use units::Units;
+
+pub(crate) use subscribers::Subscriber;
+pub(crate) use units::Entry;
+
+/// Ports and blocks that are let go in one call.
+const STEPS: usize = 64;
+const EVEN: u64 = 0x5555_5555_5555_5555;
+
 /// Protocols that have ports or query identifiers.
-const CLASSES: usize = 3;
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    Tcp,
+    Udp,
+    Icmp,
+}
+
+impl Class {
+    pub(crate) const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Icmp];
+    pub(crate) const COUNT: usize = 3;
+
+    pub(crate) const fn of(class: ProtocolClass) -> Option<Self> {
+        match class {
+            ProtocolClass::Tcp => Some(Self::Tcp),
+            ProtocolClass::Udp => Some(Self::Udp),
+            ProtocolClass::Icmp => Some(Self::Icmp),
+            ProtocolClass::Other => None,
+        }
+    }
+
+    const fn index(self) -> usize {
+        self as usize
+    }
+
+    fn of_index(index: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(index)).copied()
+    }
+}
+
+/// A port that was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Taken {
+    pub(crate) subscriber: u32,
+    pub(crate) external: [u8; 4],
+    pub(crate) port: u16,
+}
+
+/// Why a port cannot be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PortError {
+    /// Somebody has it, or it is held back.
+    Taken,
+    /// No pool has the address.
+    UnknownAddress,
+    /// None is left that the subscriber could have.
+    Exhausted,
+    /// The subscriber has as many as it may.
+    Limit,
+    /// A table of the worker is full.
+    Room,
+}
+
+/// What to take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) pool: PoolId,
+    pub(crate) inside: [u8; 4],
+    pub(crate) class: Class,
+    pub(crate) parity: Parity,
+    pub(crate) random: u64,
+}
+
+/// What happened, since the start.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    primary: u64,
+    overflow: u64,
+    released: u64,
+    skipped: u64,
+    /// Now.
+    reserved: u64,
+}
 
 /// Ports of every pool address, as far as this worker gives them out.
 #[derive(Debug)]
 pub(crate) struct Ports {
     worker: WorkerId,
     workers: u8,
-    addresses: Map<[u8; 4], Address>,
-    /// By pool and class, the addresses that have a free port, in no order: what a new subscriber gets is
-    /// found without a walk over the pool.
-    open: Vec<[Vec<[u8; 4]>; CLASSES]>,
-}
-
-/// A pool address.
-#[derive(Debug)]
-struct Address {
-    used: Box<[[u64; WORDS]; CLASSES]>,
-    pool: PoolId,
-    /// Ports given out without being asked for.
-    range: (u16, u16),
-    /// Free ones of those in this worker's blocks.
-    free: [u32; CLASSES],
-    /// Place in `open`, while `free` is not 0.
-    place: [usize; CLASSES],
-}
-
-/// Why a certain port cannot be had.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum PortError {
-    Taken,
-    UnknownAddress,
+    keyed: Keyed,
+    pools: Pools,
+    subscribers: Subscribers,
+    blocks: Blocks,
+    units: Units,
+    quarantine: Quarantine,
+    tally: Tally,
+    /// Blocks without subscriber that may have room for a reservation, the newest last.
+    shared: Vec<u32>,
+    now: Time,
 }
 
 impl Ports {
-    pub(crate) fn new(worker: WorkerId, workers: u8, keyed: Keyed) -> Self {
-        Self { worker, workers, addresses: Map::with_hasher(keyed), open: Vec::new() }
+    /// Bytes of the memory given to [`Ports::new`].
+    pub(crate) const fn bytes(bindings: usize) -> usize {
+        Subscribers::bytes(bindings)
     }
 
-    /// Keeps the bitmaps of the addresses that stay, makes those of new ones, forgets the rest. `pools` are in
-    /// the order of their ids, each with its range of ports.
-    pub(crate) fn set_pools<A: Iterator<Item = [u8; 4]>>(
-        &mut self,
-        pools: impl Iterator<Item = ((u16, u16), A)>,
-    ) {
-        let keyed = *self.addresses.hasher();
-        let mut old = core::mem::replace(&mut self.addresses, Map::with_hasher(keyed));
-        self.open.clear();
-        for (pool, (range, addresses)) in (0..).map(PoolId).zip(pools) {
-            let whole = self.count_free(&[0; WORDS], range);
-            let mut open: [Vec<[u8; 4]>; CLASSES] = Default::default();
-            let mut size = 0;
-            for external in addresses {
-                size += 1;
-                let mut address = old.remove(&external).unwrap_or_else(|| Address {
-                    used: Box::new([[0; WORDS]; CLASSES]),
-                    pool,
-                    range,
-                    free: [whole; CLASSES],
-                    place: [0; CLASSES],
-                });
-                if address.range != range {
-                    address.range = range;
-                    address.free = address.used.each_ref().map(|used| self.count_free(used, range));
+    pub(crate) fn new(setup: &Setup, keyed: Keyed, memory: &mut Memory) -> Option<Self> {
+        let (bindings, words) = (setup.bindings, words_of(setup.worker, setup.workers));
+        Some(Self {
+            worker: setup.worker,
+            workers: setup.workers,
+            keyed,
+            pools: Pools::default(),
+            subscribers: Subscribers::new(bindings, keyed, memory)?,
+            // One for each binding, and as many again for what is held back.
+            blocks: Blocks::new(bindings * 2),
+            units: Units::new(bindings * 2, words),
+            quarantine: Quarantine::new(),
+            tally: Tally::default(),
+            shared: Vec::with_capacity(named::SHARED),
+            now: Time(0),
+        })
+    }
+
+    fn now_s(&self) -> u32 {
+        (self.now.0 / 1000) as u32
+    }
+
+    /// Number of an address and its pool.
+    fn address(&self, external: [u8; 4]) -> Option<(u32, PoolId)> {
+        self.pools.number(external)
+    }
+
+    /// What a port of this worker's stands for.
+    pub(crate) fn entry(&self, external: [u8; 4], class: Class, port: u16) -> Entry {
+        let Some((address, _)) = self.address(external) else { return Entry::Free };
+        let (word, bit) = place_of(port, self.workers);
+        self.units.entry(address, class, word, bit)
+    }
+
+    /// The number of a subscriber that has something in the pool.
+    pub(crate) fn subscriber_of(&self, inside: [u8; 4], pool: PoolId) -> Option<u32> {
+        self.subscribers.find(inside, pool)
+    }
+
+    /// The external address of a subscriber that has something in the pool.
+    pub(crate) fn external_of(&self, inside: [u8; 4], pool: PoolId) -> Option<[u8; 4]> {
+        let subscriber = self.subscriber(self.subscriber_of(inside, pool)?)?;
+        (subscriber.address != NONE).then_some(subscriber.external)
+    }
+
+    pub(crate) fn subscriber(&self, number: u32) -> Option<&Subscriber> {
+        self.subscribers.record(number)
+    }
+
+    pub(crate) fn subscriber_mut(&mut self, number: u32) -> Option<&mut Subscriber> {
+        self.subscribers.record_mut(number)
+    }
+
+    /// Counts a flow of a subscriber in or out.
+    pub(crate) fn count_flow(&mut self, number: u32, opened: bool) {
+        if let Some(subscriber) = self.subscribers.record_mut(number) {
+            subscriber.flows = if opened { subscriber.flows + 1 } else { subscriber.flows.saturating_sub(1) };
+        }
+    }
+
+    /// Takes a port for `entry`: random in a block of the subscriber, or in a block that it gets now.
+    ///
+    /// # Errors
+    /// Fails only if no port is free that the subscriber may have, or a table is full.
+    pub(crate) fn take(&mut self, wanted: &Wanted, entry: Entry) -> Result<Taken, PortError> {
+        let Wanted { pool, inside, class, random, .. } = *wanted;
+        let state = self.pools.state(pool).ok_or(PortError::UnknownAddress)?;
+        let limit = state.record.subscriber_ports;
+        let parity = match wanted.parity {
+            Parity::EVEN => EVEN,
+            Parity::ODD => !EVEN,
+            _ => u64::MAX,
+        };
+        let known = self.subscribers.find(inside, pool);
+        if let Some(number) = known {
+            let subscriber = self.subscribers.record(number).ok_or(PortError::Room)?;
+            let [used, head] =
+                [&subscriber.ports, &subscriber.open].map(|list| list.get(class.index()).copied());
+            if limit != 0 && used.unwrap_or(0) >= limit {
+                return Err(PortError::Limit);
+            }
+            if let Some(block) = head.filter(|head| *head != NONE) {
+                let (external, port) =
+                    (subscriber.external, self.take_in(block, class, parity, random, entry)?);
+                self.subscribers.count(number, class, true);
+                return Ok(Taken { subscriber: number, external, port });
+            }
+        }
+        let number = self.with_new_block(pool, inside, random)?;
+        let subscriber = self.subscribers.record(number).ok_or(PortError::Room)?;
+        let external = subscriber.external;
+        let head = subscriber.open.get(class.index()).copied().unwrap_or(NONE);
+        let port = self.take_in(head, class, parity, random.rotate_left(17), entry)?;
+        self.subscribers.count(number, class, true);
+        Ok(Taken { subscriber: number, external, port })
+    }
+
+    /// Gives a subscriber another block, or its first. Returns the subscriber.
+    fn with_new_block(&mut self, pool: PoolId, inside: [u8; 4], random: u64) -> Result<u32, PortError> {
+        let state = self.pools.state(pool).ok_or(PortError::UnknownAddress)?;
+        let known = self.subscribers.find(inside, pool);
+        let (blocks, paired) = known
+            .and_then(|number| self.subscribers.record(number))
+            .map_or((0, NONE), |subscriber| (subscriber.blocks, subscriber.address));
+        if state.record.blocks != 0 && blocks >= state.record.blocks {
+            return Err(PortError::Limit);
+        }
+        let address = if paired == NONE {
+            state.address_for(inside, &self.blocks, self.keyed, random).ok_or(PortError::Exhausted)?
+        } else {
+            paired
+        };
+        // RFC 7422 section 2 step 3: the computed range before all else.
+        let computed = state.computed(inside, self.worker).filter(|(at, _)| *at == address);
+        let computed = computed.filter(|&(_, block)| self.blocks.find(address, block).is_none());
+        let number = match computed {
+            Some((_, block)) => block,
+            None => {
+                let taken = self.blocks.taken(address).ok_or(PortError::UnknownAddress)?;
+                state.geometry.choose(taken, random).ok_or(PortError::Exhausted)?
+            }
+        };
+        let subscriber = match known {
+            Some(number) => number,
+            None => {
+                let new = Subscriber::new(inside, pool, self.now.0);
+                self.subscribers.insert(new).ok_or(PortError::Room)?
+            }
+        };
+        let taken = self.take_block(subscriber, address, number);
+        if taken.is_none() {
+            self.subscribers.forget_if_done(subscriber);
+        }
+        taken.map(|_| subscriber).ok_or(PortError::Room)
+    }
+
+    /// Gives a subscriber, or nobody ([`NONE`]), a block that is free.
+    fn take_block(&mut self, subscriber: u32, address: u32, number: u16) -> Option<u32> {
+        let pool = self.pools.pool_of(address)?;
+        let state = self.pools.state(pool)?;
+        let block = self.blocks.take(&state.geometry, subscriber, address, number)?;
+        self.pools.block_taken(address, number);
+        let external = self.pools.external(address)?;
+        if let Some(record) = self.subscribers.record_mut(subscriber) {
+            if record.blocks == 0 {
+                self.tally.primary += 1;
+            } else {
+                self.tally.overflow += 1;
+            }
+            record.blocks += 1;
+            (record.address, record.external) = (address, external);
+            for class in Class::ALL {
+                if self.blocks.record(block)?.free.get(class.index()).is_some_and(|free| *free > 0) {
+                    self.blocks.link(&mut self.subscribers, block, class);
                 }
-                address.pool = pool;
-                for ((open, place), free) in open.iter_mut().zip(&mut address.place).zip(address.free) {
-                    if free > 0 {
-                        *place = open.len();
-                        open.push(external);
-                    }
-                }
-                self.addresses.insert(external, address);
-            }
-            // It will not have to grow on the path.
-            open.iter_mut().for_each(|open| open.reserve(size - open.len()));
-            self.open.push(open);
-        }
-    }
-
-    fn count_free(&self, used: &[u64; WORDS], (first, last): (u16, u16)) -> u32 {
-        let words = used.iter().enumerate();
-        let own = words
-            .filter(|(word, _)| steering::owner_of_port((word * 64) as u16, self.workers) == self.worker);
-        own.map(|(word, used)| (!used & within(word, first, last)).count_ones()).sum()
-    }
-
-    /// Takes a free port of this worker's blocks in the pool's range; any of them if `random` is. Fails only
-    /// if none is free.
-    pub(crate) fn take_any(&mut self, address: [u8; 4], class: ProtocolClass, random: u64) -> Option<u16> {
-        if !self.has_free(address, class) {
-            return None;
-        }
-        let (worker, workers) = (self.worker, self.workers);
-        let record = self.addresses.get(&address)?;
-        let used = record.used.get(class.index())?;
-        let (first, last) = record.range;
-        let (first_word, last_word) = (usize::from(first) / 64, usize::from(last) / 64);
-        let span = last_word - first_word + 1;
-        let start = (random as u32 as usize) % span;
-        for step in 0..=span {
-            let word = first_word + (start + step) % span;
-            if steering::owner_of_port((word * 64) as u16, workers) != worker {
-                continue;
-            }
-            let mut free = !used.get(word)? & within(word, first, last);
-            // The first word is tried from a random bit on, and again whole at the end of the round.
-            let from = (random >> 32) as u32 % 64;
-            if step == 0 && free >> from != 0 {
-                free &= u64::MAX << from;
-            }
-            if free != 0 {
-                let port = (word * 64) as u16 + free.trailing_zeros() as u16;
-                return self.take(address, class, port).ok().map(|()| port);
             }
         }
-        None
+        Some(block)
     }
 
-    /// Whether a port of this worker's blocks in the pool's range is free.
-    pub(crate) fn has_free(&self, address: [u8; 4], class: ProtocolClass) -> bool {
-        self.addresses
-            .get(&address)
-            .and_then(|address| address.free.get(class.index()))
-            .is_some_and(|free| *free > 0)
-    }
-
-    /// An address of the pool with such a port, if there is one: the one that `random` names.
-    pub(crate) fn any_open(&self, pool: PoolId, class: ProtocolClass, random: u64) -> Option<[u8; 4]> {
-        let open = self.open.get(pool.index())?.get(class.index())?;
-        open.get((random % (open.len() as u64).max(1)) as usize).copied()
-    }
-
-    /// Takes a certain port.
-    pub(crate) fn take(
+    /// Takes a free eligible port of a block, of the parity if there is one.
+    fn take_in(
         &mut self,
-        address: [u8; 4],
-        class: ProtocolClass,
-        port: u16,
+        block: u32,
+        class: Class,
+        parity: u64,
+        random: u64,
+        entry: Entry,
+    ) -> Result<u16, PortError> {
+        let record = self.blocks.record(block).ok_or(PortError::Exhausted)?;
+        let (address, first, words) = (record.address, record.first_word, u32::from(record.words.max(1)));
+        let full = record.full.get(class.index()).copied().ok_or(PortError::Exhausted)?;
+        let pool = self.pools.pool_of(address).ok_or(PortError::UnknownAddress)?;
+        let geometry = &self.pools.state(pool).ok_or(PortError::UnknownAddress)?.geometry;
+        let start = random as u32 % words;
+        let mut open = (!full).rotate_right(start);
+        let mut chosen = None;
+        while open != 0 {
+            let at = (open.trailing_zeros() + start) % 64;
+            let word = first + at as u16;
+            let free = geometry.eligible(word) & !self.units.used(address, class, word);
+            let wanted = free & parity;
+            if wanted != 0 || chosen.is_none() {
+                chosen = Some((word, if wanted == 0 { free } else { wanted }));
+            }
+            if wanted != 0 {
+                break;
+            }
+            open &= open - 1;
+        }
+        let (word, free) = chosen.ok_or(PortError::Exhausted)?;
+        let turn = (random >> 32) as u32 % 64;
+        let bit = (free.rotate_right(turn).trailing_zeros() + turn) % 64;
+        let port = port_of(word, self.worker, self.workers).ok_or(PortError::Exhausted)? + bit as u16;
+        self.take_bit(block, class, word, bit, entry).map(|()| port)
+    }
+
+    /// Takes a port of a block that is free.
+    fn take_bit(
+        &mut self,
+        block: u32,
+        class: Class,
+        word: u16,
+        bit: u32,
+        entry: Entry,
     ) -> Result<(), PortError> {
-        let record = self.addresses.get_mut(&address).ok_or(PortError::UnknownAddress)?;
-        let used = record.used.get_mut(class.index()).ok_or(PortError::UnknownAddress)?;
-        let word = used.get_mut(usize::from(port) / 64).ok_or(PortError::UnknownAddress)?;
-        let bit = 1 << (port % 64);
-        if *word & bit != 0 {
-            return Err(PortError::Taken);
+        let address = self.blocks.record(block).ok_or(PortError::Room)?.address;
+        self.units.take(block, address, class, (word, bit), entry).ok_or(PortError::Room)?;
+        let pool = self.pools.pool_of(address).ok_or(PortError::UnknownAddress)?;
+        let eligible = self.pools.state(pool).map_or(0, |state| state.geometry.eligible(word));
+        let left = eligible & !self.units.used(address, class, word);
+        let index = class.index();
+        let Some(record) = self.blocks.record_mut(block) else { return Ok(()) };
+        record.busy += 1;
+        if eligible >> bit & 1 == 0 {
+            return Ok(());
         }
-        *word |= bit;
-        self.count(address, class, port, false);
+        if let (0, Some(full)) = (left, record.full.get_mut(index)) {
+            *full |= 1 << (word - record.first_word);
+        }
+        let Some(free) = record.free.get_mut(index) else { return Ok(()) };
+        *free -= 1;
+        if *free == 0 {
+            self.blocks.unlink(&mut self.subscribers, block, class);
+        }
         Ok(())
     }
 
-    /// Gives a port back.
-    pub(crate) fn release(&mut self, address: [u8; 4], class: ProtocolClass, port: u16) {
-        let used = self.addresses.get_mut(&address).and_then(|record| record.used.get_mut(class.index()));
-        let Some(word) = used.and_then(|used| used.get_mut(usize::from(port) / 64)) else { return };
-        let bit = 1 << (port % 64);
-        if *word & bit != 0 {
-            *word &= !bit;
-            self.count(address, class, port, true);
-        }
+    /// Gives a port back that a subscriber had; it is held back as long as its pool says.
+    pub(crate) fn release(&mut self, subscriber: u32, external: [u8; 4], class: Class, port: u16) {
+        self.subscribers.count(subscriber, class, false);
+        self.release_port(external, class, port);
+        self.subscribers.forget_if_done(subscriber);
     }
 
-    /// Notes that a port became free, or is not any more.
-    fn count(&mut self, address: [u8; 4], class: ProtocolClass, port: u16, freed: bool) {
-        let own = steering::owner_of_port(port, self.workers) == self.worker;
-        let class = class.index();
-        let Some(record) = self.addresses.get_mut(&address) else { return };
-        if !own || !(record.range.0..=record.range.1).contains(&port) {
+    /// Gives a port back that was nobody's.
+    fn release_port(&mut self, external: [u8; 4], class: Class, port: u16) {
+        let now_s = self.now_s();
+        let Some((address, pool)) = self.address(external) else { return };
+        let (word, bit) = place_of(port, self.workers);
+        let held = self.units.entry(address, class, word, bit);
+        let Some(unit) = self.units.find(address, class, word) else { return };
+        if matches!(held, Entry::Free | Entry::Cooling) {
             return;
         }
-        let open = self.open.get_mut(record.pool.index()).and_then(|open| open.get_mut(class));
-        let (Some(open), Some(free), Some(place)) =
-            (open, record.free.get_mut(class), record.place.get_mut(class))
-        else {
-            return;
-        };
-        if freed {
-            if *free == 0 {
-                *place = open.len();
-                open.push(address);
-            }
-            *free += 1;
-            return;
+        let slot = unit * 64 + bit;
+        let Some(state) = self.pools.state(pool) else { return };
+        let record = &state.record;
+        let seconds = if class == Class::Tcp { record.quarantine_tcp } else { record.quarantine };
+        let full = self.quarantine.held >= record.quarantine_ports;
+        let block = self.units.unit(slot).map_or(NONE, |unit| unit.block);
+        if let Some(block) = self.blocks.record_mut(block) {
+            block.freed_s = now_s;
         }
-        *free -= 1;
-        if *free == 0 {
-            let hole = *place;
-            open.swap_remove(hole);
-            let moved = open.get(hole).and_then(|moved| self.addresses.get_mut(moved));
-            if let Some(place) = moved.and_then(|moved| moved.place.get_mut(class)) {
-                *place = hole;
-            }
-        }
-    }
-}
-
-/// Bits of `word` that stand for ports in `first..=last`.
-fn within(word: usize, first: u16, last: u16) -> u64 {
-    let low = word * 64;
-    let from = usize::from(first).saturating_sub(low);
-    let to = usize::from(last).saturating_sub(low).min(63);
-    if from > 63 || usize::from(last) < low {
-        return 0;
-    }
-    (u64::MAX << from) & (u64::MAX >> (63 - to))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use std::collections::BTreeSet;
-
-    const ADDRESS: [u8; 4] = [203, 0, 113, 1];
-
-    fn ports(worker: u8, workers: u8, range: (u16, u16)) -> Ports {
-        let mut ports = Ports::new(WorkerId(worker), workers, Keyed::new([7; 16]));
-        ports.set_pools([(range, [ADDRESS].into_iter())].into_iter());
-        ports
-    }
-
-    proptest! {
-        /// UDP-11: the allocator behaves the same up to the last free port.
-        #[test]
-        fn udp_11_fails_only_when_no_port_is_left(
-            first in 1u16..60_000, extra in 0u16..3000, workers in 1u8..5, seed in any::<u64>(),
-        ) {
-            let last = first.saturating_add(extra);
-            let mut ports = ports(0, workers, (first, last));
-            let eligible: BTreeSet<u16> =
-                (first..=last).filter(|&port| steering::owner_of_port(port, workers) == WorkerId(0)).collect();
-            let mut taken = BTreeSet::new();
-            let mut random = Random(seed);
-            while let Some(port) = ports.take_any(ADDRESS, ProtocolClass::Udp, random.next()) {
-                prop_assert!(eligible.contains(&port));
-                prop_assert!(taken.insert(port), "{} given twice", port);
-            }
-            prop_assert_eq!(&taken, &eligible);
-            prop_assert!(!ports.has_free(ADDRESS, ProtocolClass::Udp));
-            if let Some(&port) = taken.first() {
-                prop_assert_eq!(ports.take(ADDRESS, ProtocolClass::Udp, port), Err(PortError::Taken));
-                ports.release(ADDRESS, ProtocolClass::Udp, port);
-                prop_assert_eq!(ports.take_any(ADDRESS, ProtocolClass::Udp, seed), Some(port));
-            }
+        if seconds > 0 && !full {
+            let chain = self.quarantine.port_chain(now_s + u32::from(seconds) + 1);
+            let next = core::mem::replace(chain, slot);
+            self.units.chain(slot, next);
+            self.quarantine.held += 1;
+        } else {
+            self.tally.skipped += u64::from(seconds > 0);
+            self.free_slot(slot);
         }
     }
 
-    #[derive(Clone, Debug)]
-    enum Step {
-        TakeAny(u8),
-        Take(u8, u16),
-        Release(u8, u16),
-        Range(u16, u16),
-    }
-
-    fn step() -> impl Strategy<Value = Step> {
-        prop_oneof![
-            4 => any::<u8>().prop_map(Step::TakeAny),
-            2 => (0u8..4, 990u16..1100).prop_map(|(address, port)| Step::Take(address, port)),
-            3 => (0u8..4, 990u16..1100).prop_map(|(address, port)| Step::Release(address, port)),
-            1 => (1000u16..1030, 0u16..40).prop_map(|(first, extra)| Step::Range(first, first + extra)),
-        ]
-    }
-
-    proptest! {
-        /// The counts and the list of open addresses agree with a set of taken ports, whatever happens.
-        #[test]
-        fn open_addresses_are_those_with_a_free_port(
-            steps in prop::collection::vec(step(), 0..300), workers in 1u8..3,
-        ) {
-            let addresses: Vec<[u8; 4]> = (0..4).map(|last| [203, 0, 113, last]).collect();
-            let mut ports = Ports::new(WorkerId(1 % workers), workers, Keyed::new([7; 16]));
-            let mut range = (1000, 1003);
-            let set = |ports: &mut Ports, range| {
-                ports.set_pools([(range, addresses.iter().copied())].into_iter());
-            };
-            set(&mut ports, range);
-            let mut taken = BTreeSet::new();
-            for step in steps {
-                match step {
-                    Step::TakeAny(seed) => {
-                        let open = ports.any_open(PoolId(0), ProtocolClass::Udp, seed.into());
-                        let port = open.and_then(|address| {
-                            ports.take_any(address, ProtocolClass::Udp, u64::from(seed) << 30)
-                        });
-                        prop_assert_eq!(open.is_some(), port.is_some());
-                        if let (Some(address), Some(port)) = (open, port) {
-                            prop_assert!(taken.insert((address, port)));
-                        }
-                    }
-                    Step::Take(at, port) => {
-                        let address = addresses[usize::from(at)];
-                        let fresh = taken.insert((address, port));
-                        prop_assert_eq!(ports.take(address, ProtocolClass::Udp, port).is_ok(), fresh);
-                    }
-                    Step::Release(at, port) => {
-                        let address = addresses[usize::from(at)];
-                        taken.remove(&(address, port));
-                        ports.release(address, ProtocolClass::Udp, port);
-                    }
-                    Step::Range(first, last) => {
-                        range = (first, last);
-                        set(&mut ports, range);
-                    }
+    /// Makes a port free at once.
+    fn free_slot(&mut self, slot: u32) {
+        let Some(unit) = self.units.unit(slot) else { return };
+        let (block, word, class, bit) = (unit.block, unit.word, unit.class, slot % 64);
+        let (Some(class), Some(record)) = (Class::of_index(class), self.blocks.record(block)) else { return };
+        let address = record.address;
+        self.units.free(address, slot);
+        let Some(pool) = self.pools.pool_of(address) else { return };
+        let eligible = self.pools.state(pool).map_or(0, |state| state.geometry.eligible(word));
+        let Some(record) = self.blocks.record_mut(block) else { return };
+        record.busy -= 1;
+        let idle = record.busy == 0;
+        if eligible >> bit & 1 == 1 {
+            if let Some(full) = record.full.get_mut(class.index()) {
+                *full &= !(1 << (word - record.first_word));
+            }
+            if let Some(free) = record.free.get_mut(class.index()) {
+                *free += 1;
+                if *free == 1 {
+                    self.blocks.link(&mut self.subscribers, block, class);
                 }
-                let mut open: Vec<_> = ports.open[0][ProtocolClass::Udp.index()].clone();
-                open.sort_unstable();
-                let free = |address: &[u8; 4]| {
-                    (range.0..=range.1).any(|port| {
-                        steering::owner_of_port(port, workers) == WorkerId(1 % workers)
-                            && !taken.contains(&(*address, port))
-                    })
-                };
-                prop_assert_eq!(open, addresses.iter().copied().filter(free).collect::<Vec<_>>());
+            }
+        }
+        if idle {
+            self.block_idle(block);
+        }
+    }
+
+    /// A block without a port in use goes back when its time is over (RFC 7768 section 2, RFC 6888 REQ-8).
+    fn block_idle(&mut self, block: u32) {
+        let now_s = self.now_s();
+        let Some(record) = self.blocks.record(block).filter(|record| record.busy == 0) else { return };
+        let (freed_s, hangs) = (record.freed_s, record.hangs);
+        let state = self.pools.pool_of(record.address).and_then(|pool| self.pools.state(pool));
+        let seconds = state.map_or(0, |state| u32::from(state.record.quarantine));
+        let due_s = freed_s + seconds + u32::from(seconds > 0);
+        if due_s <= now_s {
+            if !hangs {
+                self.release_block(block);
+            }
+        } else if !hangs {
+            let next = core::mem::replace(self.quarantine.block_chain(due_s), block);
+            if let Some(record) = self.blocks.record_mut(block) {
+                (record.next, record.hangs) = (next, true);
             }
         }
     }
 
-    struct Random(u64);
-    impl Random {
-        fn next(&mut self) -> u64 {
-            self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            self.0
+    fn release_block(&mut self, block: u32) {
+        let Some(&record) = self.blocks.record(block) else { return };
+        for class in Class::ALL {
+            if record.free.get(class.index()).is_some_and(|free| *free > 0) {
+                self.blocks.unlink(&mut self.subscribers, block, class);
+            }
+        }
+        self.blocks.give_back(block);
+        self.pools.block_free(record.address, record.number);
+        if let Some(subscriber) = self.subscribers.record_mut(record.subscriber) {
+            subscriber.blocks -= 1;
+            self.tally.released += 1;
+            self.subscribers.forget_if_done(record.subscriber);
+        } else {
+            self.shared.retain(|shared| *shared != block);
         }
     }
 
-    /// UPD-11, RFC 6056: every port of the range comes up about as often as every other.
-    #[test]
-    fn upd_11_choice_is_spread_over_the_range() {
-        let mut random = crate::keyed::Random::new(Keyed::new([1; 16]));
-        let mut counts = [0u32; 64];
-        for _ in 0..64_000 {
-            let mut ports = ports(0, 1, (1024, 65535));
-            let port = ports.take_any(ADDRESS, ProtocolClass::Tcp, random.next()).unwrap();
-            counts[usize::from(port / 1024)] += 1;
-            ports.release(ADDRESS, ProtocolClass::Tcp, port);
+    /// Lets go of ports and blocks whose time is over, in bounded steps.
+    pub(crate) fn tick(&mut self, now: Time) {
+        self.now = now;
+        for _ in 0..STEPS {
+            match self.quarantine.due(self.now_s()) {
+                Some(Due::Port(slot)) => {
+                    self.quarantine.pop_port(self.units.chained(slot));
+                    self.free_slot(slot);
+                }
+                Some(Due::Block(block)) => {
+                    let next = self.blocks.record(block).map_or(NONE, |record| record.next);
+                    self.quarantine.pop_block(next);
+                    if let Some(record) = self.blocks.record_mut(block) {
+                        record.hangs = false;
+                    }
+                    self.block_idle(block);
+                }
+                None => break,
+            }
         }
-        let expected = 64_000.0 / 63.0;
-        let chi: f64 =
-            counts[1..].iter().map(|&count| (f64::from(count) - expected).powi(2) / expected).sum();
-        assert_eq!(counts[0], 0);
-        // 62 degrees of freedom: 0.1 % of fair draws lie above 102.
-        assert!(chi < 102.0, "chi-square {chi}");
     }
 
-    /// UPD-6: protocols do not share ports.
-    #[test]
-    fn upd_6_each_protocol_has_its_own_ports() {
-        let mut ports = ports(0, 1, (1024, 65535));
-        assert_eq!(ports.take(ADDRESS, ProtocolClass::Tcp, 5000), Ok(()));
-        assert_eq!(ports.take(ADDRESS, ProtocolClass::Udp, 5000), Ok(()));
-        assert_eq!(ports.take(ADDRESS, ProtocolClass::Tcp, 5000), Err(PortError::Taken));
-        assert_eq!(ports.take([192, 0, 2, 1], ProtocolClass::Tcp, 1), Err(PortError::UnknownAddress));
+    /// Notes the time before anything is taken or given back.
+    pub(crate) fn at(&mut self, now: Time) {
+        self.now = self.now.max(now);
+    }
+
+    /// Subscribers with a port in use.
+    pub(crate) fn active(&self) -> usize {
+        self.subscribers.active()
+    }
+
+    /// Publishes what there is to count.
+    pub(crate) fn count(&self, counters: &mut Counters) {
+        counters.set(Counter::BlocksPrimary, self.tally.primary);
+        counters.set(Counter::BlocksOverflow, self.tally.overflow);
+        counters.set(Counter::BlocksReleased, self.tally.released);
+        counters.set(Counter::QuarantineSkipped, self.tally.skipped);
+        counters.set(Counter::Blocks, self.tally.primary + self.tally.overflow - self.tally.released);
+        counters.set(Counter::Quarantined, self.quarantine.held.into());
+        counters.set(Counter::PortsReserved, self.tally.reserved);
     }
 }

@@ -322,14 +322,15 @@ impl<B: Buffer> Worker<B> {
         let state = opening_state(packet)?;
         let first = FirstPacket { from, to, tuple: firewall_tuple(tuple), icmp: icmp_of(packet) };
         let verdict = tables.policy.firewall(&first);
-        let pinhole = (pool.is_none() && verdict.action != FirewallAction::Accept && !verdict.by_rule)
-            .then(|| self.pinhole_for(tuple))
+        let pinhole = (verdict.action != FirewallAction::Accept && !verdict.by_rule)
+            .then(|| self.pinhole_for(tuple, pool, inbound))
             .flatten();
-        if pinhole.is_none() {
-            self.judge(tables, &first, packet)?;
-        } else {
-            self.counters.verdict(from, to, FirewallAction::Accept);
+        match pinhole {
+            None => self.judge(tables, &first, packet)?,
+            Some(Ok(_)) => self.counters.verdict(from, to, FirewallAction::Accept),
+            Some(Err(reason)) => return Err(Verdict::Drop(reason)),
         }
+        let pinhole = pinhole.and_then(Result::ok);
         if !self.flows.has_room(inbound, packet.family == Family::V4) {
             return Err(refuse(DropReason::FlowLimit, IcmpKind::UnreachableHost, packet));
         }
@@ -347,6 +348,10 @@ impl<B: Buffer> Worker<B> {
             return self.admit(tables, &flow).map(|number| (number, opener(inbound)));
         };
         let inside = (tuple.source, tuple.source_port);
+        if let Some(record) = tables.policy.pool(pool) {
+            let allowed = self.bindings.may_open(record, pool, inside.0, now);
+            allowed.map_err(|reason| refuse(reason, IcmpKind::UnreachableHost, packet))?;
+        }
         let binding = match self.bindings.of_inside(tuple.protocol, inside.0, inside.1, pool) {
             Some(binding) => {
                 self.counters.add(Counter::EimHits, 1);
@@ -361,7 +366,7 @@ impl<B: Buffer> Worker<B> {
         };
         let internal = Verdict::Drop(DropReason::InternalError);
         let record = self.bindings.record(binding).ok_or(internal)?;
-        let external = (record.external, record.external_port);
+        let external = (record.external(), record.external_port);
         let translated = Tuple { source: external.0, source_port: external.1, ..*tuple };
         let flow = NewFlow {
             forward: *tuple,
@@ -375,7 +380,7 @@ impl<B: Buffer> Worker<B> {
         };
         let admitted = self.admit(tables, &flow);
         if admitted.is_err()
-            && self.bindings.record(binding).is_some_and(|record| record.flows == 0 && record.pinhole == 0)
+            && self.bindings.record(binding).is_some_and(|record| record.flows == 0 && record.is_dynamic())
         {
             self.bindings.remove(binding, &mut self.counters);
         }
@@ -401,12 +406,12 @@ impl<B: Buffer> Worker<B> {
             .of_external(tuple.protocol, tuple.destination, tuple.destination_port)
             .ok_or(Verdict::Drop(DropReason::NoMapping))?;
         let binding = *self.bindings.record(number).ok_or(Verdict::Drop(DropReason::InternalError))?;
-        if !binding.admits(tuple.source, tuple.source_port) {
+        if let Err(reason) = self.bindings.admits(&tables.policy, number, (tuple.source, tuple.source_port)) {
             self.counters.add(Counter::EifFiltered, 1);
-            return Err(Verdict::Drop(DropReason::FilteredRemote));
+            return Err(Verdict::Drop(reason));
         }
         let state = opening_state(packet)?;
-        let inside = (binding.inside, binding.inside_port);
+        let inside = (binding.inside(), binding.inside_port);
         let translated = Tuple { destination: inside.0, destination_port: inside.1, ..*tuple };
         let route = tables.forwarding.lookup(inside.0);
         let egress = self.egress(tables, route, inside.0, packet)?;
@@ -436,7 +441,7 @@ impl<B: Buffer> Worker<B> {
             return Err(Verdict::Drop(DropReason::FilteredRemote));
         }
         let refreshes = tables.policy.settings.flags & SettingsRecord::UDP_INBOUND_REFRESH != 0;
-        let last = if binding.class == ProtocolClass::Udp && binding.pinhole == 0 && !refreshes {
+        let last = if binding.class() == ProtocolClass::Udp && binding.is_dynamic() && !refreshes {
             self.last_from_inside(&binding, now)
         } else {
             now
@@ -468,19 +473,27 @@ impl<B: Buffer> Worker<B> {
         }
     }
 
-    /// The pinhole of the firewall that lets a flow in.
-    fn pinhole_for(&self, tuple: &Tuple) -> Option<u32> {
-        let (address, port) = (tuple.destination, tuple.destination_port);
-        let number = self.bindings.of_inside(tuple.protocol, address, port, BindingRow::NO_POOL)?;
-        let admits = self.bindings.record(number)?.admits(tuple.source, tuple.source_port);
-        admits.then_some(number)
+    /// The pinhole that lets a flow pass which the zones' default refuses, or why it does not.
+    fn pinhole_for(
+        &self,
+        tuple: &Tuple,
+        pool: Option<PoolId>,
+        inbound: bool,
+    ) -> Option<Result<u32, DropReason>> {
+        let (inside, remote) =
+            ((tuple.source, tuple.source_port), (tuple.destination, tuple.destination_port));
+        let (inside, remote) = if inbound { (remote, inside) } else { (inside, remote) };
+        let endpoint = (tuple.protocol, inside.0, inside.1, pool.unwrap_or(BindingRow::NO_POOL));
+        let found = self.bindings.opened_by(endpoint, remote, inbound)?;
+        // One that is for others says nothing: the default does.
+        (found != Err(DropReason::FilteredRemote)).then_some(found)
     }
 
     /// When a packet last came from inside through a binding. RFC 4787 REQ-6: what comes from outside does not
     /// keep a mapping, a new flow no more than a packet. The path stamps flows only, so the newest of the first
     /// few of them tells; a binding with more has lived by one of those.
     fn last_from_inside(&self, binding: &bindings::Binding, now: Time) -> Time {
-        let mut idle = now.0.saturating_sub(binding.last.0);
+        let mut idle = binding.idle_ms(now);
         let mut number = binding.first_flow;
         for _ in 0..LOOKED_AT {
             let (Some(flow), Some(cold)) = (self.flows.record(number), self.flows.cold(number)) else {
@@ -508,6 +521,9 @@ impl<B: Buffer> Worker<B> {
             }
             if let Some(next) = self.flows.cold_mut(head) {
                 next.previous = number;
+            }
+            if let Some((remote, inbound)) = self.remote_of(number) {
+                self.bindings.flow_opened(flow.binding, remote, inbound);
             }
         }
         Ok(number)
@@ -538,8 +554,12 @@ impl<B: Buffer> Worker<B> {
             });
         }
         self.touch(tables, now, (flow, toward), packet);
+        let settled = match self.passes_by(tables, passing, packet, (flow, toward), &egress) {
+            Ok(settled) => settled,
+            Err(reason) => return Verdict::Drop(reason),
+        };
         // A hairpinned packet comes back in as another: each has the long way to go.
-        if direction != Direction::Hairpin {
+        if direction != Direction::Hairpin && settled {
             self.remember(flow, toward, passing.on, &egress);
         }
         let rewrite = self.flows.rewrite(flow, toward);
@@ -640,6 +660,9 @@ impl<B: Buffer> Worker<B> {
         }
         let (class, state, binding) = (class_of_record(flow), flow.tcp_state(), cold.binding);
         let (next, previous, idle) = (cold.next, cold.previous, flow.idle_ms(now.0));
+        if let (true, Some((remote, inbound))) = (binding != NONE, self.remote_of(number)) {
+            self.bindings.flow_ended(binding, remote, inbound);
+        }
         self.flows.end(number);
         self.counters.flow_ended(class, state, why);
         if let Some(flow) = self.flows.cold_mut(next) {
@@ -649,12 +672,12 @@ impl<B: Buffer> Worker<B> {
             flow.next = next;
         }
         let Some(record) = self.bindings.record_mut(binding) else { return };
-        record.last = record.last.max(Time(now.0 - idle.min(now.0)));
+        record.used(now, idle);
         if record.first_flow == number {
             record.first_flow = next;
         }
         record.flows -= 1;
-        if record.flows == 0 && record.pinhole == 0 {
+        if record.flows == 0 && record.is_dynamic() {
             self.bindings.remove(binding, &mut self.counters);
         }
     }
@@ -705,6 +728,8 @@ impl<B: Buffer> Worker<B> {
             self.sweep_from(place, now, settings);
         }
         self.counters.set(Counter::TimerLagMs, self.flows.wheel.lag_ms(now));
+        self.bindings.ports.tick(now);
+        self.bindings.ports.count(&mut self.counters);
         self.counters.set(Counter::Subscribers, self.bindings.subscribers() as u64);
     }
 
@@ -749,7 +774,7 @@ fn opening_state(packet: &Packet) -> Result<TcpState, Verdict> {
     }
 }
 
-fn icmp_of(packet: &Packet) -> Option<(u8, u8)> {
+pub(crate) fn icmp_of(packet: &Packet) -> Option<(u8, u8)> {
     match packet.transport {
         Transport::IcmpQuery { kind, code, .. } => Some((kind, code)),
         _ => None,
@@ -757,7 +782,7 @@ fn icmp_of(packet: &Packet) -> Option<(u8, u8)> {
 }
 
 /// A query has no ports for a rule to look at.
-fn firewall_tuple(tuple: &Tuple) -> Tuple {
+pub(crate) fn firewall_tuple(tuple: &Tuple) -> Tuple {
     if bindings::class_of(tuple.protocol) == ProtocolClass::Icmp {
         Tuple { source_port: 0, destination_port: 0, ..*tuple }
     } else {

@@ -1,0 +1,475 @@
+//! Ports that somebody asks for by name or in a row: pinholes, reservations, leases. And what becomes of ports in
+//! use when the pools change.
+
+use super::geometry::place_of;
+use super::pools::Pools;
+use super::units::END;
+use super::{Class, EVEN, Entry, PortError, Ports, Subscriber, Taken, Wanted};
+use crate::policy::Policy;
+use turnpike_abi::PoolId;
+use turnpike_abi::command::Parity;
+use turnpike_abi::flow::NONE;
+use turnpike_abi::table::PoolRecord;
+
+/// Blocks without subscriber that are searched for a row of ports before another is taken.
+pub(super) const SHARED: usize = 64;
+
+impl Ports {
+    /// Takes a certain port for a subscriber. It may lie in anybody's block, but not in another's computed range; a
+    /// block that nobody has becomes the subscriber's, if it may have another one there, or nobody's.
+    ///
+    /// # Errors
+    /// If somebody has the port or it is held back.
+    pub(crate) fn take_named(
+        &mut self,
+        wanted: &Wanted,
+        external: [u8; 4],
+        port: u16,
+        entry: Entry,
+    ) -> Result<Taken, PortError> {
+        self.check_named(Some(wanted.inside), external, wanted.class, port)?;
+        let subscriber = self.attach_unpaired(wanted.pool, wanted.inside, wanted.class)?;
+        let taken = self.put(subscriber, external, wanted.class, port, entry);
+        if let Err(error) = taken {
+            self.subscribers.forget_if_done(subscriber);
+            return Err(error);
+        }
+        self.pair(subscriber, external);
+        self.subscribers.count(subscriber, wanted.class, true);
+        Ok(Taken { subscriber, external, port })
+    }
+
+    /// Whether a certain port may be had, by an inside address or by nobody.
+    pub(crate) fn check_named(
+        &self,
+        inside: Option<[u8; 4]>,
+        external: [u8; 4],
+        class: Class,
+        port: u16,
+    ) -> Result<(), PortError> {
+        let (address, pool) = self.address(external).ok_or(PortError::UnknownAddress)?;
+        let (word, bit) = place_of(port, self.workers);
+        if self.units.used(address, class, word) >> bit & 1 == 1 {
+            return Err(PortError::Taken);
+        }
+        let state = self.pools.state(pool).ok_or(PortError::UnknownAddress)?;
+        let number = state.geometry.block_of(word);
+        let computed = inside.and_then(|inside| state.computed(inside, self.worker));
+        if state.geometry.is_range(number) && computed != Some((address, number)) {
+            return Err(PortError::Taken);
+        }
+        Ok(())
+    }
+
+    /// Takes a certain port, which is free, for nobody.
+    pub(crate) fn take_for_nobody(
+        &mut self,
+        inside: Option<[u8; 4]>,
+        external: [u8; 4],
+        class: Class,
+        port: u16,
+        entry: Entry,
+    ) -> Result<(), PortError> {
+        self.check_named(inside, external, class, port)?;
+        self.put(NONE, external, class, port, entry)?;
+        self.tally.reserved += 1;
+        Ok(())
+    }
+
+    /// Gives a port back that [`Ports::take_for_nobody`] or [`Ports::reserve`] took.
+    pub(crate) fn release_from_nobody(&mut self, external: [u8; 4], class: Class, port: u16) {
+        if matches!(self.entry(external, class, port), Entry::Held | Entry::Leased(_)) {
+            self.tally.reserved -= 1;
+            self.release_port(external, class, port);
+        }
+    }
+
+    /// Writes another entry to a port in use.
+    pub(crate) fn rename(&mut self, external: [u8; 4], class: Class, port: u16, entry: Entry) {
+        let Some((address, _)) = self.address(external) else { return };
+        let (word, bit) = place_of(port, self.workers);
+        if let Some(unit) = self.units.find(address, class, word) {
+            self.units.set(unit * 64 + bit, entry);
+        }
+    }
+
+    /// Turns a reserved port into one in use by a subscriber.
+    ///
+    /// # Errors
+    /// If the subscriber has as many as it may, or a table is full.
+    pub(crate) fn claim(
+        &mut self,
+        wanted: &Wanted,
+        external: [u8; 4],
+        port: u16,
+        entry: Entry,
+    ) -> Result<Taken, PortError> {
+        let subscriber = self.attach(wanted.pool, wanted.inside, external, wanted.class)?;
+        self.rename(external, wanted.class, port, entry);
+        self.tally.reserved -= 1;
+        Ok(Taken { subscriber, external, port })
+    }
+
+    /// Takes any port of a certain address for a subscriber.
+    ///
+    /// # Errors
+    /// As [`Ports::take`].
+    pub(crate) fn take_on(
+        &mut self,
+        wanted: &Wanted,
+        external: [u8; 4],
+        entry: Entry,
+    ) -> Result<Taken, PortError> {
+        let known = self.subscribers.find(wanted.inside, wanted.pool);
+        if known.and_then(|number| self.subscribers.record(number)).is_some_and(|it| it.external == external)
+        {
+            return self.take(wanted, entry);
+        }
+        let what = (wanted.class, 1, wanted.parity);
+        let (external, port) =
+            self.reserve(wanted.pool, Some(wanted.inside), Some(external), what, wanted.random)?;
+        self.claim(wanted, external, port, entry)
+            .inspect_err(|_| self.release_from_nobody(external, wanted.class, port))
+    }
+
+    /// The external address that a subscriber has or would get.
+    pub(crate) fn external_for(&self, pool: PoolId, inside: [u8; 4], random: u64) -> Option<[u8; 4]> {
+        let known = self.subscribers.find(inside, pool).and_then(|number| self.subscribers.record(number));
+        let address = match known.map(|record| record.address).filter(|address| *address != NONE) {
+            Some(address) => address,
+            None => self.pools.state(pool)?.address_for(inside, &self.blocks, self.keyed, random)?,
+        };
+        self.pools.external(address)
+    }
+
+    /// Counts a port of another worker's block for a subscriber.
+    pub(crate) fn attach(
+        &mut self,
+        pool: PoolId,
+        inside: [u8; 4],
+        external: [u8; 4],
+        class: Class,
+    ) -> Result<u32, PortError> {
+        let subscriber = self.attach_unpaired(pool, inside, class)?;
+        self.pair(subscriber, external);
+        self.subscribers.count(subscriber, class, true);
+        Ok(subscriber)
+    }
+
+    /// Takes that back.
+    pub(crate) fn detach(&mut self, subscriber: u32, class: Class) {
+        self.subscribers.count(subscriber, class, false);
+        self.subscribers.forget_if_done(subscriber);
+    }
+
+    fn attach_unpaired(&mut self, pool: PoolId, inside: [u8; 4], class: Class) -> Result<u32, PortError> {
+        let Some(number) = self.subscribers.find(inside, pool) else {
+            return self.subscribers.insert(Subscriber::new(inside, pool, self.now.0)).ok_or(PortError::Room);
+        };
+        // RFC 6888 REQ-4: ports by name count like any.
+        let limit = self.pools.state(pool).map_or(0, |state| state.record.subscriber_ports);
+        let used = self.subscribers.record(number).and_then(|it| it.ports.get(class.index()).copied());
+        if limit != 0 && used.unwrap_or(0) >= limit { Err(PortError::Limit) } else { Ok(number) }
+    }
+
+    /// A subscriber without external address gets the one of its first port.
+    fn pair(&mut self, subscriber: u32, external: [u8; 4]) {
+        let address = self.address(external).map_or(NONE, |(address, _)| address);
+        if let Some(record) = self.subscribers.record_mut(subscriber)
+            && record.address == NONE
+        {
+            (record.address, record.external) = (address, external);
+        }
+    }
+
+    /// Takes a free port in whatever block it lies.
+    fn put(
+        &mut self,
+        subscriber: u32,
+        external: [u8; 4],
+        class: Class,
+        port: u16,
+        entry: Entry,
+    ) -> Result<(), PortError> {
+        let (address, pool) = self.address(external).ok_or(PortError::UnknownAddress)?;
+        let (word, bit) = place_of(port, self.workers);
+        let state = self.pools.state(pool).ok_or(PortError::UnknownAddress)?;
+        let number = state.geometry.block_of(word);
+        let block = match self.blocks.find(address, number) {
+            Some(block) => block,
+            None => {
+                let most = state.record.blocks;
+                let owner = self.subscribers.record(subscriber).filter(|record| {
+                    record.pool == pool
+                        && (record.address == NONE || record.address == address)
+                        && (most == 0 || record.blocks < most)
+                        && (state.geometry.on_offer(number) || state.geometry.is_range(number))
+                });
+                let owner = if owner.is_some() { subscriber } else { NONE };
+                self.take_block(owner, address, number).ok_or(PortError::Room)?
+            }
+        };
+        let taken = self.take_bit(block, class, word, bit, entry);
+        if taken.is_err() {
+            self.block_idle(block);
+        }
+        taken
+    }
+
+    /// Takes `count` ports in a row for nobody, from the blocks of the subscriber if there is one. Returns the
+    /// address and the first port.
+    ///
+    /// # Errors
+    /// If there is no such row where it may be.
+    pub(crate) fn reserve(
+        &mut self,
+        pool: PoolId,
+        inside: Option<[u8; 4]>,
+        external: Option<[u8; 4]>,
+        (class, count, parity): (Class, u8, Parity),
+        random: u64,
+    ) -> Result<([u8; 4], u16), PortError> {
+        let known = inside.and_then(|inside| self.subscribers.find(inside, pool));
+        let paired = known.and_then(|number| self.subscribers.record(number)).map(|record| record.address);
+        let wanted = external.map(|external| self.address(external).map_or(NONE, |(address, _)| address));
+        let address = wanted.or(paired.filter(|address| *address != NONE));
+        // The subscriber's own blocks, the newest first.
+        let mut block = known
+            .and_then(|number| self.subscribers.record(number))
+            .and_then(|record| record.open.get(class.index()).copied())
+            .unwrap_or(NONE);
+        while let Some(record) = self.blocks.record(block) {
+            let next = self.blocks.next(block, class);
+            if address.is_none_or(|address| address == record.address)
+                && let Some(found) = self.reserve_in(block, class, count, parity, random)
+            {
+                return Ok(found);
+            }
+            block = next;
+        }
+        // A new block of its own.
+        if let Some(inside) = inside
+            && (wanted.is_none() || wanted == paired)
+        {
+            match self.with_new_block(pool, inside, random) {
+                Ok(number) => {
+                    let head =
+                        self.subscribers.record(number).and_then(|it| it.open.get(class.index()).copied());
+                    let head = head.unwrap_or(NONE);
+                    let found = self.reserve_in(head, class, count, parity, random);
+                    if found.is_none() {
+                        self.block_idle(head);
+                    }
+                    return found.ok_or(PortError::Exhausted);
+                }
+                Err(PortError::Limit) if known.is_some() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        // Nobody's blocks, the newest first, then another one.
+        for at in (0..self.shared.len()).rev() {
+            let block = self.shared.get(at).copied().unwrap_or(NONE);
+            let fits = self.blocks.record(block).is_some_and(|record| {
+                self.pools.pool_of(record.address) == Some(pool)
+                    && address.is_none_or(|address| address == record.address)
+            });
+            if fits && let Some(found) = self.reserve_in(block, class, count, parity, random) {
+                return Ok(found);
+            }
+        }
+        let address = match address {
+            Some(address) => address,
+            None => self.pools.any_open(pool, random).ok_or(PortError::Exhausted)?,
+        };
+        let state = self.pools.state(pool).ok_or(PortError::UnknownAddress)?;
+        let taken = self.blocks.taken(address).ok_or(PortError::UnknownAddress)?;
+        let number = state.geometry.choose(taken, random).ok_or(PortError::Exhausted)?;
+        let block = self.take_block(NONE, address, number).ok_or(PortError::Room)?;
+        if self.shared.len() == SHARED {
+            self.shared.remove(0);
+        }
+        self.shared.push(block);
+        let found = self.reserve_in(block, class, count, parity, random);
+        if found.is_none() {
+            self.block_idle(block);
+        }
+        found.ok_or(PortError::Exhausted)
+    }
+
+    /// Takes a row of free ports in a block, from a random place on.
+    fn reserve_in(
+        &mut self,
+        block: u32,
+        class: Class,
+        count: u8,
+        parity: Parity,
+        random: u64,
+    ) -> Option<([u8; 4], u16)> {
+        let record = *self.blocks.record(block)?;
+        let pool = self.pools.pool_of(record.address)?;
+        let geometry = &self.pools.state(pool)?.geometry;
+        let free = |word: u16| {
+            let inside = (record.first_word..record.first_word + record.words).contains(&word);
+            if inside { geometry.eligible(word) & !self.units.used(record.address, class, word) } else { 0 }
+        };
+        let port_of = |word: u16| super::port_of(word, self.worker, self.workers);
+        let wanted = match parity {
+            Parity::EVEN => EVEN,
+            Parity::ODD => !EVEN,
+            _ => u64::MAX,
+        };
+        for step in 0..record.words {
+            let word = record.first_word + (random as u16 % record.words + step) % record.words;
+            let port = port_of(word)?;
+            // What follows in the worker's count follows in truth unless another worker's ports lie between.
+            let joined = port.checked_add(64).is_some_and(|next| port_of(word + 1) == Some(next));
+            let mut row = u128::from(free(word)) | u128::from(if joined { free(word + 1) } else { 0 }) << 64;
+            let (mut have, count) = (1, u32::from(count.max(1)));
+            while have < count {
+                let more = have.min(count - have);
+                row &= row >> more;
+                have += more;
+            }
+            let starts = row as u64 & wanted;
+            if starts == 0 {
+                continue;
+            }
+            let turn = (random >> 32) as u32 % 64;
+            let bit = (starts.rotate_right(turn).trailing_zeros() + turn) % 64;
+            for at in bit..bit + count {
+                let (word, bit) = (word + (at / 64) as u16, at % 64);
+                if self.take_bit(block, class, word, bit, Entry::Held).is_err() {
+                    // No room for a unit: give back what there is.
+                    for done in (port + bit as u16..).take((at - bit) as usize) {
+                        self.release_from_nobody(self.pools.external(record.address)?, class, done);
+                    }
+                    return None;
+                }
+                self.tally.reserved += 1;
+            }
+            return Some((self.pools.external(record.address)?, port + bit as u16));
+        }
+        None
+    }
+
+    /// Prepares for the pools of a new policy. What lies on addresses that stay, in pools that are cut as before,
+    /// stays as it is. Returns whether anything else was in use: [`Ports::put_back`] is for what it was used for.
+    pub(crate) fn set_pools(&mut self, policy: &Policy) -> bool {
+        let records: Vec<_> =
+            policy.pools().map(|(id, pool)| (*pool, policy.ranges_of(id).collect())).collect();
+        self.set_records(&records)
+    }
+
+    /// As [`Ports::set_pools`], from records and address ranges.
+    pub(super) fn set_records(&mut self, records: &[(PoolRecord, Vec<(u32, u32)>)]) -> bool {
+        let new = Pools::new(records, self.worker, self.workers);
+        if self.pools.adjust(&new) {
+            return false;
+        }
+        let old = core::mem::replace(&mut self.pools, new);
+        let units = self.units.renew(self.pools.len());
+        self.blocks.renew(self.pools.len());
+        let stays = |address: u32, pools: &Pools| {
+            let (was, external) = (old.pool_of(address)?, old.external(address)?);
+            let (is, pool) = pools.number(external)?;
+            let same = pool == was && old.state(was)?.geometry == pools.state(pool)?.geometry;
+            same.then_some(is)
+        };
+        let mut lost = Vec::new();
+        for at in self.blocks.numbers() {
+            let Some(&record) = self.blocks.record(at) else { continue };
+            let words = record.first_word..record.first_word + record.words;
+            match stays(record.address, &self.pools) {
+                Some(address) => {
+                    self.units.carry(&units, record.address, address, words);
+                    self.blocks.carry(at, address);
+                    self.pools.block_taken(address, record.number);
+                }
+                None => lost.push(at),
+            }
+        }
+        if !lost.is_empty() {
+            self.leave_chains(&lost);
+        }
+        for at in &lost {
+            self.drop_block(*at, &units);
+        }
+        for number in self.subscribers.numbers() {
+            if let Some(record) = self.subscribers.record_mut(number) {
+                let is = self.pools.number(record.external).filter(|(_, pool)| *pool == record.pool);
+                record.address = is.map_or(NONE, |(address, _)| address);
+            }
+        }
+        !lost.is_empty()
+    }
+
+    /// Forgets a block whose address or shape is gone, with its ports.
+    fn drop_block(&mut self, at: u32, units: &[u32]) {
+        let Some(&record) = self.blocks.record(at) else { return };
+        let words = record.first_word..record.first_word + record.words;
+        for class in Class::ALL {
+            if record.free.get(class.index()).is_some_and(|free| *free > 0) {
+                self.blocks.unlink(&mut self.subscribers, at, class);
+            }
+        }
+        let held = self.units.drop_words(units, record.address, words);
+        self.tally.reserved -= u64::from(held);
+        self.blocks.forget(at);
+        self.shared.retain(|shared| *shared != at);
+        if let Some(subscriber) = self.subscribers.record_mut(record.subscriber) {
+            subscriber.blocks -= 1;
+            self.tally.released += 1;
+            self.subscribers.forget_if_done(record.subscriber);
+        }
+    }
+
+    /// Takes blocks (their numbers ascend) and their ports out of the chains of what is held back.
+    fn leave_chains(&mut self, lost: &[u32]) {
+        let is_lost = |block: u32| lost.binary_search(&block).is_ok();
+        let mut left = 0;
+        for (ports, blocks) in self.quarantine.heads() {
+            let (mut from, mut kept) = (*ports, END);
+            while from != END {
+                let next = self.units.chained(from);
+                if self.units.unit(from).is_some_and(|unit| !is_lost(unit.block)) {
+                    self.units.chain(from, kept);
+                    kept = from;
+                } else {
+                    left += 1;
+                }
+                from = next;
+            }
+            *ports = kept;
+            let (mut from, mut kept) = (*blocks, NONE);
+            while let Some(next) = self.blocks.record(from).map(|record| record.next) {
+                if !is_lost(from) {
+                    if let Some(record) = self.blocks.record_mut(from) {
+                        record.next = kept;
+                    }
+                    kept = from;
+                }
+                from = next;
+            }
+            *blocks = kept;
+        }
+        self.quarantine.lose(left);
+    }
+
+    /// Puts a port in use back that [`Ports::set_pools`] could not keep, if its pool still has it.
+    pub(crate) fn put_back(
+        &mut self,
+        subscriber: u32,
+        external: [u8; 4],
+        class: Class,
+        port: u16,
+        entry: Entry,
+    ) {
+        if self.entry(external, class, port) == Entry::Free {
+            let put = self.put(subscriber, external, class, port, entry);
+            if put.is_ok() && subscriber == NONE {
+                self.tally.reserved += 1;
+            }
+            self.pair(subscriber, external);
+        }
+    }
+}

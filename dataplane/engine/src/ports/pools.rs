@@ -1,0 +1,192 @@
+//! Pools and their addresses, numbered; which of the addresses have blocks left.
+
+use super::blocks::Blocks;
+use super::geometry::Geometry;
+use crate::keyed::Keyed;
+use core::hash::BuildHasher;
+use turnpike_abi::flow::NONE;
+use turnpike_abi::table::PoolRecord;
+use turnpike_abi::{PoolId, WorkerId};
+
+/// Addresses that follow each other in a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Range {
+    pub(super) first: u32,
+    pub(super) last: u32,
+    /// Number of the first one. Those of a pool follow each other.
+    pub(super) base: u32,
+    pub(super) pool: PoolId,
+}
+
+/// A pool.
+#[derive(Clone, Debug)]
+pub(super) struct PoolState {
+    pub(super) record: PoolRecord,
+    pub(super) geometry: Geometry,
+    /// Number of its first address, and how many it has.
+    base: u32,
+    size: u32,
+    /// Addresses that have a block on offer, in no order: what a new subscriber gets is found without a walk.
+    open: Vec<u32>,
+}
+
+impl PoolState {
+    /// Address and block that RFC 7422 computes for an inside address.
+    pub(super) fn computed(&self, inside: [u8; 4], worker: WorkerId) -> Option<(u32, u16)> {
+        let place = self.geometry.plan.as_ref()?.forward(inside)?;
+        (place.worker == worker && place.address < self.size)
+            .then_some((self.base + place.address, place.range))
+    }
+
+    /// The address of a new subscriber: the computed one, the one its own address chooses, or any that has a block.
+    pub(super) fn address_for(
+        &self,
+        inside: [u8; 4],
+        blocks: &Blocks,
+        keyed: Keyed,
+        random: u64,
+    ) -> Option<u32> {
+        if let Some(plan) = &self.geometry.plan
+            && let Some(place) = plan.forward(inside)
+        {
+            return Some(self.base + place.address);
+        }
+        let hash = keyed.hash_one(inside);
+        let preferred = self.base + hash.checked_rem(self.size.into())? as u32;
+        let taken = blocks.taken(preferred)?;
+        if self.geometry.choose(taken, 0).is_some() {
+            return Some(preferred);
+        }
+        self.open.get((random % self.open.len().max(1) as u64) as usize).copied()
+    }
+}
+
+/// All pools, and all their addresses.
+#[derive(Debug, Default)]
+pub(super) struct Pools {
+    states: Vec<PoolState>,
+    /// By first address.
+    ranges: Vec<Range>,
+    /// By number.
+    addresses: Vec<AddressState>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct AddressState {
+    external: [u8; 4],
+    pool: PoolId,
+    /// Blocks on offer that nobody has.
+    free: u16,
+    /// Place in `open`, while there are any.
+    place: u32,
+}
+
+impl Pools {
+    pub(super) fn new(records: &[(PoolRecord, Vec<(u32, u32)>)], worker: WorkerId, workers: u8) -> Self {
+        let mut pools = Self::default();
+        for (id, (record, ranges)) in (0..).map(PoolId).zip(records) {
+            let base = pools.addresses.len() as u32;
+            let size: u32 = ranges.iter().map(|(first, last)| last - first + 1).sum();
+            let geometry = Geometry::new(record, size, worker, workers);
+            let free = geometry.offered;
+            let mut ranges = ranges.clone();
+            ranges.sort_unstable();
+            for (first, last) in ranges {
+                pools.ranges.push(Range { first, last, base: pools.addresses.len() as u32, pool: id });
+                pools.addresses.extend((first..=last).map(|address| AddressState {
+                    external: address.to_be_bytes(),
+                    pool: id,
+                    free,
+                    place: NONE,
+                }));
+            }
+            let mut open = Vec::with_capacity(size as usize);
+            if free > 0 {
+                for (place, number) in (0u32..).zip(base..base + size) {
+                    open.push(number);
+                    if let Some(address) = pools.addresses.get_mut(number as usize) {
+                        address.place = place;
+                    }
+                }
+            }
+            pools.states.push(PoolState { record: *record, geometry, base, size, open });
+        }
+        pools.ranges.sort_unstable_by_key(|range| range.first);
+        pools
+    }
+
+    /// Takes over limits and times where nothing else differs. `false` if something does.
+    pub(super) fn adjust(&mut self, other: &Self) -> bool {
+        let same = self.ranges == other.ranges
+            && self.states.len() == other.states.len()
+            && self.states.iter().zip(&other.states).all(|(mine, new)| mine.geometry == new.geometry);
+        if same {
+            for (mine, new) in self.states.iter_mut().zip(&other.states) {
+                mine.record = new.record;
+            }
+        }
+        same
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.addresses.len()
+    }
+
+    pub(super) fn state(&self, pool: PoolId) -> Option<&PoolState> {
+        self.states.get(pool.index())
+    }
+
+    /// Number and pool of an address.
+    pub(super) fn number(&self, external: [u8; 4]) -> Option<(u32, PoolId)> {
+        let address = u32::from_be_bytes(external);
+        let at = self.ranges.partition_point(|range| range.first <= address).checked_sub(1)?;
+        let range = self.ranges.get(at)?;
+        (address <= range.last).then_some((range.base + (address - range.first), range.pool))
+    }
+
+    pub(super) fn external(&self, address: u32) -> Option<[u8; 4]> {
+        self.addresses.get(address as usize).map(|address| address.external)
+    }
+
+    pub(super) fn pool_of(&self, address: u32) -> Option<PoolId> {
+        self.addresses.get(address as usize).map(|address| address.pool)
+    }
+
+    /// Any address of a pool that has a block on offer.
+    pub(super) fn any_open(&self, pool: PoolId, random: u64) -> Option<u32> {
+        let open = &self.state(pool)?.open;
+        open.get((random % open.len().max(1) as u64) as usize).copied()
+    }
+
+    /// Notes that a block was taken.
+    pub(super) fn block_taken(&mut self, number: u32, block: u16) {
+        let Some(address) = self.addresses.get_mut(number as usize) else { return };
+        let Some(state) = self.states.get_mut(address.pool.index()) else { return };
+        if !state.geometry.on_offer(block) {
+            return;
+        }
+        address.free -= 1;
+        if address.free == 0 {
+            let hole = core::mem::replace(&mut address.place, NONE);
+            state.open.swap_remove(hole as usize);
+            let moved = state.open.get(hole as usize).copied();
+            if let Some(moved) = moved.and_then(|moved| self.addresses.get_mut(moved as usize)) {
+                moved.place = hole;
+            }
+        }
+    }
+
+    /// Notes that a block is free again.
+    pub(super) fn block_free(&mut self, number: u32, block: u16) {
+        let Some(address) = self.addresses.get_mut(number as usize) else { return };
+        let Some(state) = self.states.get_mut(address.pool.index()) else { return };
+        if !state.geometry.on_offer(block) {
+            return;
+        }
+        address.free += 1;
+        if address.free == 1 {
+            address.place = state.open.len() as u32;
+            state.open.push(number);
+        }
+    }
+}
