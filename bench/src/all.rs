@@ -1,7 +1,7 @@
 //! Every table of the README, by one command.
 
 use crate::report::Report;
-use crate::{firewall, flood, limit, memory, napt, ring, scale, setup};
+use crate::{firewall, flood, limit, memory, napt, ports, ring, scale, setup};
 use clap::Parser;
 
 /// How much of it.
@@ -35,6 +35,7 @@ pub fn run(options: &Options, cpus: &[usize], report: &mut Report) -> Result<(),
     napt::run(&line(napt_sizes)?, report)?;
     limit::run(&line(limits)?, report)?;
     setup::run(&line(setups)?, report)?;
+    ports::run(&line("")?, report)?;
     firewall::run(&line(rules)?, report)?;
     if cpus.len() > 1 {
         scale::run(&line(scales)?, cpus, report)?;

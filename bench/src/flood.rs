@@ -111,7 +111,8 @@ fn flood(options: &Options, source: Source) -> Result<Flooded, String> {
         grown: 0,
     };
     let drops_before = rig.drops();
-    let before = Resident::now();
+    // Memory is compared with what it was when the flood had filled the table once.
+    let mut before = None;
     let pool = shape.pool_addresses();
     let port = if source == Source::Subscribers { INSIDE } else { OUTSIDE };
     let mut number = 0;
@@ -132,6 +133,9 @@ fn flood(options: &Options, source: Source) -> Result<Flooded, String> {
                 let passed = refusing("the engine, in a flood,", || rig.pass(&mut hostile));
                 flooded.flood.add(passed.ticks, CHUNK);
                 flooded.packets += CHUNK as u64;
+                if before.is_none() && flooded.packets >= u64::from(options.capacity) {
+                    before = Some(Resident::now());
+                }
             } else {
                 for burst in &mut hostile.bursts {
                     rig.stock.put_back(&mut burst.frames);
@@ -149,6 +153,7 @@ fn flood(options: &Options, source: Source) -> Result<Flooded, String> {
             }
         }
     }
+    let before = before.unwrap_or_else(Resident::now);
     flooded.grown = Resident::now().total().saturating_sub(before.total());
     let reasons: Vec<_> = rig
         .drops()

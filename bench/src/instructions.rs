@@ -71,7 +71,7 @@ impl Scenario {
         let mut chunk = Chunk::new(CHUNK / BURST, BURST);
         if self == Self::NewFlowTcp {
             let plan = Plan { protocol: Protocol::Tcp, ..Plan::single(64) };
-            let mut openings = Openings::new(plan, packets as u32);
+            let mut openings = Openings::new(plan, Order::Random, packets as u32);
             let shape = Shape { numbers: openings.numbers(), ..Shape::new(plan, 2 * PACKETS as u32) };
             let mut rig = Rig::new(&shape)?;
             for _ in 0..packets / CHUNK {

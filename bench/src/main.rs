@@ -14,12 +14,14 @@ mod machine;
 mod memory;
 mod napt;
 mod options;
+mod ports;
 mod report;
 mod rig;
 mod ring;
 mod scale;
 mod setup;
 mod spread;
+mod system;
 mod traffic;
 
 use clap::{Parser, Subcommand};
@@ -52,6 +54,8 @@ enum Command {
     Limit(limit::Options),
     /// New flows, into an empty and into a nearly full table, with expiry.
     Setup(setup::Options),
+    /// New bindings while port blocks fill up.
+    Ports(ports::Options),
     /// First packets against many rules.
     Firewall(firewall::Options),
     /// One worker and more, with and without steering by the device.
@@ -64,7 +68,9 @@ enum Command {
     Flood(flood::Options),
     /// Instructions a packet, counted by callgrind, against the baseline.
     Instructions(instructions::Options),
-    /// Everything above, as the tables of the README.
+    /// The real processes, port to port, beside testpmd and the kernel. Needs root and two processors.
+    System(system::Options),
+    /// Everything but `system`, as the tables of the README.
     All(all::Options),
 }
 
@@ -76,12 +82,14 @@ fn main() -> ExitCode {
         Command::Napt(options) => napt::run(options, &mut report),
         Command::Limit(options) => limit::run(options, &mut report),
         Command::Setup(options) => setup::run(options, &mut report),
+        Command::Ports(options) => ports::run(options, &mut report),
         Command::Firewall(options) => firewall::run(options, &mut report),
         Command::Scale(options) => scale::run(options, &cpus, &mut report),
         Command::Memory(options) => memory::run(options, &mut report),
         Command::Ring(options) => ring::run(options, &cpus, &mut report),
         Command::Flood(options) => flood::run(options, &mut report),
         Command::Instructions(options) => instructions::run(options, &mut report),
+        Command::System(options) => system::run(options, &mut report),
         Command::All(options) => all::run(options, &cpus, &mut report),
     });
     match done {

@@ -38,6 +38,8 @@ pub struct Shape {
     pub numbers: u32,
     /// Translate IPv4.
     pub translate: bool,
+    /// Addresses of the pool, if not as many as every subscriber finds its ports on.
+    pub pool: Option<u32>,
     /// Rules of the firewall, from inside to outside.
     pub rules: Vec<FirewallRuleRecord>,
     /// What happens to flows from inside that no rule matches.
@@ -56,6 +58,7 @@ impl Shape {
             capacity: flows,
             numbers: flows,
             translate: plan.family == Family::V4,
+            pool: None,
             rules: Vec::new(),
             default: Action::ACCEPT,
             timeout: 100_000,
@@ -63,8 +66,11 @@ impl Shape {
         }
     }
 
-    /// Pool addresses that every subscriber finds its ports on.
+    /// Pool addresses; by default so many that every subscriber finds its ports on them.
     pub fn pool_addresses(&self) -> u32 {
+        if let Some(pool) = self.pool {
+            return pool;
+        }
         let workers = u64::from(self.plan.workers);
         let subscribers = u64::from(self.numbers.div_ceil(self.plan.each.max(1))) * workers;
         let ports = (subscribers * PORTS_EACH).max(u64::from(self.numbers) * workers * 3 / 2);

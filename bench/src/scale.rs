@@ -42,8 +42,6 @@ pub struct Options {
 
 /// Chunks in a row with all workers, then as many with the first alone.
 const TURN: usize = 64;
-/// Chunks that one sample is taken over where packets cross.
-const SAMPLE: usize = 16;
 /// Room of a ring between two threads.
 const RING: usize = 4096;
 /// Of so many chunks one is looked at, packet by packet, against what should have come out.
@@ -95,8 +93,10 @@ struct Common {
 /// What a worker found.
 #[derive(Debug, Default)]
 struct Found {
-    /// Ticks a packet, with all workers at it.
+    /// Ticks a packet that this worker got, with all workers at it.
     together: Spread,
+    /// Ticks a packet that crossed to this worker.
+    taken: Spread,
     /// Likewise with the first alone; of the first.
     alone: Spread,
     crossed: u64,
@@ -144,7 +144,7 @@ impl Worker<'_> {
         );
     }
 
-    /// One chunk through the engine, and whatever crossed. Returns ticks.
+    /// One chunk through the engine, and into the rings what crosses. Returns ticks.
     fn step(&mut self, chunk: &mut Chunk) -> Result<u64, String> {
         let passed = self.rig.pass(chunk);
         let mut spent = passed.ticks;
@@ -161,24 +161,21 @@ impl Worker<'_> {
             }
         }
         spent += ticks() - from;
-        spent += self.take_crossed();
         Ok(spent)
     }
 
-    /// Packets that others got and this worker owns. Returns ticks.
-    fn take_crossed(&mut self) -> u64 {
-        let mut spent = 0;
+    /// Packets that others got and this worker owns.
+    fn take_crossed(&mut self) {
         for ring in &mut self.crossing.from {
             let from = ticks();
-            let came = ring.drain_into(&mut self.crossed, CHUNK);
+            let came = ring.drain_into(&mut self.crossed, BURST);
             if came > 0 {
-                let between = ticks();
+                let drained = ticks() - from;
                 let passed = self.rig.pass_crossed(&mut self.crossed);
                 self.sent += passed.sent as u64;
-                spent += between - from + passed.ticks;
+                self.found.taken.add(drained + passed.ticks, came);
             }
         }
-        spent
     }
 
     /// Looks at frames that left.
@@ -258,19 +255,18 @@ impl Worker<'_> {
     fn run_crossing(&mut self) -> Result<(), String> {
         let mut chunk = Chunk::new(CHUNK / BURST, BURST);
         let packets = chunk.packets();
-        // What crosses comes in lumps, so a sample is a few chunks.
-        let mut spent = 0;
-        for number in 1..=self.common.options.chunks {
+        for number in 0..self.common.options.chunks {
             while !self.may_go_on(packets) {
-                spent += self.take_crossed();
+                self.take_crossed();
                 self.trade();
                 thread::yield_now();
             }
             self.fill(&mut chunk);
+            let spent = self.step(&mut chunk)?;
+            self.found.together.add(spent, packets);
             let sent = self.sent;
-            spent += self.step(&mut chunk)?;
-            if number % SAMPLE == 0 {
-                self.found.together.add(core::mem::take(&mut spent), SAMPLE * packets);
+            for _ in 0..CHUNK / BURST {
+                self.take_crossed();
             }
             if number % LOOK_AT == 0 {
                 self.look((self.sent - sent) as usize)?;
@@ -282,6 +278,7 @@ impl Worker<'_> {
 
     fn run(&mut self) -> Result<(), String> {
         let common = self.common;
+        let received = self.rig.engine.counters().get(Counter::Received);
         if common.steered {
             self.run_steered()?;
         } else {
@@ -304,8 +301,7 @@ impl Worker<'_> {
         }
         let counters = self.rig.engine.counters();
         self.found.crossed = counters.get(Counter::CrossedOut);
-        // Without the packets that opened the flows.
-        self.found.received = counters.get(Counter::Received) - u64::from(common.options.flows);
+        self.found.received = counters.get(Counter::Received) - received;
         self.found.pages = Resident::now().pages();
         Ok(())
     }
@@ -376,6 +372,7 @@ pub fn run(options: &Options, cpus: &[usize], report: &mut Report) -> Result<(),
         ("workers", "workers"),
         ("steering", "steering"),
         ("together", "cycles/packet"),
+        ("taken", "and one that crossed"),
         ("alone", "one alone"),
         ("mpps", "Mpps together"),
         ("times", "times one"),
@@ -403,9 +400,15 @@ pub fn run(options: &Options, cpus: &[usize], report: &mut Report) -> Result<(),
             report
                 .note(&format!("scale: {workers} workers, steering {}", if steered { "on" } else { "off" }));
             let mut found = measure(workers, steered, options, cpus)?;
-            let rate: f64 = found.iter_mut().map(|found| hz() / found.together.quantile(0.5)).sum();
-            let mut together = Spread::default();
+            let crossed: u64 = found.iter().map(|found| found.crossed).sum();
+            let received: u64 = found.iter().map(|found| found.received).sum();
+            let share = crossed as f64 / received as f64;
+            // As many packets cross to a worker as cross from it.
+            let cost = |found: &mut Found| found.together.quantile(0.5) + share * found.taken.quantile(0.5);
+            let rate: f64 = found.iter_mut().map(|found| hz() / cost(found)).sum();
+            let (mut together, mut taken) = (Spread::default(), Spread::default());
             found.iter().for_each(|found| together.merge(&found.together));
+            found.iter().for_each(|found| taken.merge(&found.taken));
             let alone_cell = if steered {
                 let summary = found[0].alone.summary();
                 alone = hz() / summary.median;
@@ -413,8 +416,6 @@ pub fn run(options: &Options, cpus: &[usize], report: &mut Report) -> Result<(),
             } else {
                 Cell::None
             };
-            let crossed: u64 = found.iter().map(|found| found.crossed).sum();
-            let received: u64 = found.iter().map(|found| found.received).sum();
             if steered && crossed > 0 {
                 return Err(format!("{crossed} of {received} packets crossed in spite of steering"));
             }
@@ -427,10 +428,11 @@ pub fn run(options: &Options, cpus: &[usize], report: &mut Report) -> Result<(),
                 u64::from(workers).into(),
                 if steered { "on" } else { "off" }.into(),
                 together.summary().into(),
+                if steered { Cell::None } else { taken.summary().into() },
                 alone_cell,
                 Cell::Number(rate / 1e6, 1),
                 Cell::Number(times, 2),
-                Cell::Number(crossed as f64 * 100.0 / received as f64, 1),
+                Cell::Number(share * 100.0, 1),
                 found.iter().map(|found| found.right).sum::<u64>().into(),
             ]);
         }

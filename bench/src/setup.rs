@@ -3,7 +3,7 @@
 use crate::clock::hz;
 use crate::machine::{self, Resident};
 use crate::napt::FLOWS_EACH;
-use crate::options::{Protocol, count, short};
+use crate::options::{Order, Protocol, count, short};
 use crate::report::{Cell, Report, Table};
 use crate::rig::{BURST, CHUNK, Rig, Shape};
 use crate::spread::Spread;
@@ -20,6 +20,9 @@ pub struct Options {
     /// Protocols of the flows.
     #[arg(long, value_delimiter = ',', default_value = "udp,tcp")]
     pub protocol: Vec<Protocol>,
+    /// Orders: random over subscribers, or one subscriber after the other.
+    #[arg(long, value_delimiter = ',', default_value = "random,sequential")]
+    pub order: Vec<Order>,
     /// Flows opened for each row.
     #[arg(long, value_parser = count, default_value = "500k")]
     pub flows: u32,
@@ -28,10 +31,11 @@ pub struct Options {
 /// Idle timeout in the nearly full table, seconds: the shortest RFC 4787 allows.
 const TIMEOUT: u32 = 120;
 
-/// Opens new flows forever, in an order that has nothing to do with their subscribers.
+/// Opens new flows forever.
 #[derive(Debug)]
 pub struct Openings {
     plan: Plan,
+    order: Order,
     /// A power of two: flows that there can be.
     numbers: u32,
     next: u64,
@@ -39,8 +43,8 @@ pub struct Openings {
 
 impl Openings {
     /// Numbers for twice `flows`, so that none comes again while it may be open.
-    pub fn new(plan: Plan, flows: u32) -> Self {
-        Self { plan, numbers: (flows * 2).next_power_of_two(), next: 0 }
+    pub fn new(plan: Plan, order: Order, flows: u32) -> Self {
+        Self { plan, order, numbers: (flows * 2).next_power_of_two(), next: 0 }
     }
 
     /// How many numbers there are.
@@ -51,6 +55,10 @@ impl Openings {
     /// The next flow. An odd factor and a shifted sum permute the numbers below a power of two.
     fn number(&mut self) -> u32 {
         let mask = self.numbers - 1;
+        if self.order == Order::Sequential {
+            self.next += 1;
+            return (self.next - 1) as u32 & mask;
+        }
         let shift = (self.numbers.trailing_zeros() / 2).max(1);
         let mut number = (self.next as u32).wrapping_mul(0x9e37_79b1) & mask;
         number ^= number >> shift;
@@ -144,6 +152,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<(), String> {
     let columns = [
         ("capacity", "capacity"),
         ("protocol", "protocol"),
+        ("order", "order"),
         ("table", "table"),
         ("live", "live flows"),
         ("opened", "new flow, cycles"),
@@ -153,43 +162,49 @@ pub fn run(options: &Options, report: &mut Report) -> Result<(), String> {
     ];
     let mut table = Table::new("setup: new flows through the whole engine, one worker", &columns);
     machine::describe(&mut table);
-    table.condition("packets", format!("64 bytes, headers warm, random order, bursts of {BURST}"));
+    table.condition(
+        "packets",
+        format!("64 bytes, headers warm, bursts of {BURST}, {FLOWS_EACH} flows a subscriber"),
+    );
     table.condition("each new flow", "new binding, port, index entries, timer, event; median (p10..p90)");
+    let mut pages = None;
     for &capacity in &options.capacity {
         for &protocol in &options.protocol {
-            let plan = Plan { protocol, ..Plan::single(FLOWS_EACH) };
-            for nearly_full in [false, true] {
-                let mut openings = Openings::new(plan, capacity);
-                let before = Resident::now();
-                let mut rig = Rig::new(&Shape {
-                    numbers: openings.numbers(),
-                    timeout: TIMEOUT,
-                    ..Shape::new(plan, capacity)
-                })?;
-                let (name, mut costs) = if nearly_full {
-                    ("90 % full", into_nearly_full(&mut rig, &mut openings, options.flows)?)
-                } else {
-                    let flows = options.flows.min(capacity / 2);
-                    ("empty", into_empty(&mut rig, &mut openings, flows)?)
-                };
-                if nearly_full && capacity == options.capacity[0] && protocol == options.protocol[0] {
-                    table.condition("pages", Resident::now().since(&before).pages());
+            for &order in &options.order {
+                for nearly_full in [false, true] {
+                    let plan = Plan { protocol, ..Plan::single(FLOWS_EACH) };
+                    let mut openings = Openings::new(plan, order, capacity);
+                    let before = Resident::now();
+                    let shape = Shape::new(plan, capacity);
+                    let shape = Shape { numbers: openings.numbers(), timeout: TIMEOUT, ..shape };
+                    let mut rig = Rig::new(&shape)?;
+                    let (name, mut costs) = if nearly_full {
+                        ("90 % full", into_nearly_full(&mut rig, &mut openings, options.flows)?)
+                    } else {
+                        let flows = options.flows.min(capacity / 2);
+                        ("empty", into_empty(&mut rig, &mut openings, flows)?)
+                    };
+                    if nearly_full {
+                        pages.get_or_insert_with(|| Resident::now().since(&before).pages());
+                    }
+                    let (opened, expired) = (costs.opened.summary(), costs.expired.summary());
+                    table.row(vec![
+                        short(capacity).into(),
+                        protocol.name().into(),
+                        order.name().into(),
+                        name.into(),
+                        costs.occupied.into(),
+                        opened.into(),
+                        Cell::Number(hz() / opened.median, 0),
+                        expired.into(),
+                        // Had there been one, the process would have ended.
+                        0u64.into(),
+                    ]);
                 }
-                let (opened, expired) = (costs.opened.summary(), costs.expired.summary());
-                table.row(vec![
-                    short(capacity).into(),
-                    protocol.name().into(),
-                    name.into(),
-                    costs.occupied.into(),
-                    opened.into(),
-                    Cell::Number(hz() / opened.median, 0),
-                    expired.into(),
-                    // Had there been one, the process would have ended.
-                    0u64.into(),
-                ]);
             }
         }
     }
+    table.condition("pages", pages.unwrap_or_default());
     report.table(&table);
     Ok(())
 }
@@ -224,11 +239,13 @@ mod tests {
     #[test]
     fn no_flow_is_opened_twice_in_a_round() {
         for flows in [1, 5, 1000, 30_000] {
-            let mut openings = Openings::new(Plan::single(64), flows);
-            let numbers = openings.numbers();
-            let seen: HashSet<_> = (0..numbers).map(|_| openings.number()).collect();
-            assert_eq!(seen.len(), numbers as usize);
-            assert!(seen.iter().all(|&number| number < numbers));
+            for order in [Order::Random, Order::Sequential] {
+                let mut openings = Openings::new(Plan::single(64), order, flows);
+                let numbers = openings.numbers();
+                let seen: HashSet<_> = (0..numbers).map(|_| openings.number()).collect();
+                assert_eq!(seen.len(), numbers as usize);
+                assert!(seen.iter().all(|&number| number < numbers));
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::kernel::{Change, KernelEvent};
 use crate::midcom::Midcom;
 use crate::mirror::{Mirror, NeighbourChange};
 use crate::pcp::Pcp;
+use crate::ranges::History;
 use crate::reading::{Reading, Sampler};
 use crate::resolve::{Refresh, Resolve};
 use crate::running::Running;
@@ -27,6 +28,7 @@ use turnpike_abi::attach::AttachResult;
 use turnpike_abi::command::{Kind, Slot};
 use turnpike_abi::event::NeighbourNeeded;
 use turnpike_abi::{Address, WorkerId};
+use turnpike_api::Timestamp;
 use turnpike_api::serve::encode_error;
 use turnpike_api::{ErrorBody, ErrorCode};
 use turnpike_client::{AttachError, Attachment};
@@ -71,6 +73,7 @@ pub struct Inputs {
 #[derive(Debug)]
 pub struct Daemon {
     pub(crate) running: Running,
+    pub(crate) ranges: History,
     pub(crate) board: Board,
     pub(crate) clock: Clock,
     pub(crate) dataplane: Option<Dataplane>,
@@ -129,8 +132,11 @@ impl Daemon {
         policy.set_access(running.access(), clock.now());
         policy.note_ids();
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let mut ranges = History::open(&running.config.control.state);
+        ranges.note(&running.config, Timestamp::now());
         Self {
             running,
+            ranges,
             board,
             clock,
             dataplane: None,

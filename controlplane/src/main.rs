@@ -28,6 +28,7 @@ mod netlink;
 mod options;
 mod pcp;
 mod pinholes;
+mod ranges;
 mod reading;
 mod resolve;
 mod rules;

@@ -63,6 +63,14 @@ impl Daemon {
             Asked::Routes => self.with_sources(|host, sources| line(host, sources.routes())),
             Asked::Drops => self.with_sources(|host, sources| line(host, sources.drops())),
             Asked::Config => self.with_sources(|host, sources| line(host, sources.config())),
+            Asked::NatForward(asked) => match self.ranges.forward(asked) {
+                Ok(data) => self.ok(data),
+                Err(error) => return self.refuse(reply, &error),
+            },
+            Asked::NatReverse(asked) => match self.ranges.reverse(asked) {
+                Ok(data) => self.ok(data),
+                Err(error) => return self.refuse(reply, &error),
+            },
             Asked::Version => self.with_sources(|host, sources| line(host, sources.version())),
         };
         self.board.change(|facts| facts.api_requests[0] += 1);

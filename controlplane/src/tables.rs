@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use turnpike_abi::attach::AttachResult;
 use turnpike_abi::stats::text;
 use turnpike_abi::table::{TableKind, forwarding};
+use turnpike_api::Timestamp;
 use turnpike_api::serve::{encode_error, encode_response};
 use turnpike_api::{Envelope, ErrorBody, ErrorCode, ReloadData};
 use turnpike_client::{Notice, SealedTable, TableBuilder, TableError};
@@ -278,6 +279,7 @@ impl Daemon {
         let line = match result {
             Ok(()) => {
                 self.running = Running { applied_ms: wall_ms(), ..reload.running };
+                self.ranges.note(&self.running.config, Timestamp::now());
                 let shape = Shape::of(&self.running);
                 self.board.change(|facts| {
                     facts.shape = shape;

@@ -96,7 +96,7 @@ pub struct Worker {
 }
 
 /// Entries of each kind in the outbox: a burst with all it can set free, and the answer to a command.
-const OUTBOX: usize = 1024;
+const OUTBOX: usize = 2048;
 
 /// Free event slots a command may need: 256 rows and their end, and events of packets beside them.
 const ROOM_FOR_ANSWERS: usize = 300;

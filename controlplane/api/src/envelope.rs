@@ -4,7 +4,10 @@ use crate::data::{
     ConfigData, DropsData, NeighbourData, PinholeData, PoolData, PortData, ReloadData, RouteData, StatusData,
     VersionData, WorkerData,
 };
-use crate::{AgentData, BindingData, FlowData, GroupData, RuleData, SessionData, Timestamp};
+use crate::{
+    AgentData, BindingData, FlowData, GroupData, NatForwardData, NatReverseData, RuleData, SessionData,
+    Timestamp,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -39,6 +42,8 @@ payload! {
     Vec<SessionData> = "turnpike.sessions.v1",
     ReloadData = "turnpike.reload.v1",
     VersionData = "turnpike.version.v1",
+    NatForwardData = "turnpike.nat_forward.v1",
+    NatReverseData = "turnpike.nat_reverse.v1",
 }
 
 /// A successful answer.

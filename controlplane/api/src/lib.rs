@@ -13,6 +13,7 @@ pub mod client;
 pub mod data;
 pub mod envelope;
 pub mod flow;
+mod nat;
 pub mod request;
 pub mod rule;
 pub mod serve;
@@ -28,9 +29,10 @@ pub use data::{
 };
 pub use envelope::{Envelope, ErrorBody, ErrorCode, Payload};
 pub use flow::{BindingData, FlowData, FlowDirection, FlowState};
+pub use nat::{NatForwardData, NatReverseData, PortHolder};
 pub use request::{
-    BindingFilter, BindingsRequest, FlowFilter, FlowsRequest, PinholeAdd, PinholeProtocol, PinholeRemove,
-    Request,
+    BindingFilter, BindingsRequest, FlowFilter, FlowsRequest, NatForward, NatReverse, PinholeAdd,
+    PinholeProtocol, PinholeRemove, Request,
 };
 pub use rule::{
     AgentData, GroupData, GroupsRequest, RuleAction, RuleData, RuleDelete, RuleDirection, RuleFilter,

@@ -39,6 +39,10 @@ pub enum Request {
     PinholeList,
     /// Answered with the [`crate::PinholeData`] that was removed.
     PinholeRemove(PinholeRemove),
+    /// Where a deterministic pool maps an inside address. Answered with [`crate::NatForwardData`].
+    NatForward(NatForward),
+    /// Whose port it is. Answered with [`crate::NatReverseData`].
+    NatReverse(NatReverse),
     /// Answered with a page of [`crate::RuleData`].
     Rules(RulesRequest),
     /// Answered with the [`crate::RuleData`] that was deleted.
@@ -70,6 +74,8 @@ impl Request {
             | Self::Drops
             | Self::Config
             | Self::PinholeList
+            | Self::NatForward(_)
+            | Self::NatReverse(_)
             | Self::Rules(_)
             | Self::Groups(_)
             | Self::Agents
@@ -305,4 +311,28 @@ impl PinholeAdd {
 pub struct PinholeRemove {
     /// [`crate::PinholeData::id`].
     pub id: u64,
+}
+
+/// An inside address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NatForward {
+    /// The inside address.
+    pub inside: std::net::Ipv4Addr,
+    /// When; `null` for now.
+    #[serde(default)]
+    pub time: Option<crate::Timestamp>,
+}
+
+/// An external address and port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NatReverse {
+    /// The external address.
+    pub external: std::net::Ipv4Addr,
+    /// The external port or query identifier.
+    pub port: u16,
+    /// When; `null` for now.
+    #[serde(default)]
+    pub time: Option<crate::Timestamp>,
 }

@@ -38,8 +38,13 @@ fn responses() {
     check_response(examples::config());
     check_response(examples::reload());
     check_response(examples::version());
+    check_response(examples::nat_forward());
+    check_response(examples::nat_reverse());
     check_response(examples::pinhole());
     check_response(examples::pinholes());
+    check_response(examples::rule());
+    check_response(examples::agents());
+    check_response(examples::sessions());
 }
 
 #[test]
@@ -49,6 +54,8 @@ fn pages() {
     let bindings = examples::envelope(examples::bindings())
         .with_warning("worker 1 does not answer: its rows are missing");
     check("bindings", &bindings);
+    check("rules", &examples::envelope(examples::rules()).with_next(Some("8".into())));
+    check("groups", &examples::envelope(examples::groups()).with_next(Some("5".into())));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use turnpike_abi::counters::TcpState;
 use turnpike_api::{
     BindingFilter, Endpoint, EndpointPattern, FlowFilter, FlowState, PinholeAdd, PinholeProtocol, PortRange,
-    Prefix, Protocol,
+    Prefix, Protocol, RuleFilter, Timestamp,
 };
 
 const EXIT_CODES: &str = "\
@@ -61,6 +61,18 @@ pub enum Command {
         #[command(subcommand)]
         action: PinholeAction,
     },
+    /// Compute the mappings of deterministic pools (RFC 7422)
+    Nat {
+        /// What to compute.
+        #[command(subcommand)]
+        action: NatAction,
+    },
+    /// End rules of any front end
+    Rule {
+        /// What to do.
+        #[command(subcommand)]
+        action: RuleAction,
+    },
     /// Check a configuration file, or have the box read its own again
     Config {
         /// What to do.
@@ -75,6 +87,29 @@ pub enum Command {
     Completions {
         /// The shell
         shell: Shell,
+    },
+}
+
+/// What can be computed of deterministic pools.
+#[derive(Debug, Subcommand)]
+pub enum NatAction {
+    /// External address and ports of an inside address
+    Forward {
+        /// Inside address
+        address: std::net::Ipv4Addr,
+        /// When, such as 2026-11-21T03:20:00Z; now unless given
+        #[arg(long, value_name = "TIME")]
+        time: Option<Timestamp>,
+    },
+    /// Inside address that has an external port
+    Reverse {
+        /// External address
+        external: std::net::Ipv4Addr,
+        /// External port or ICMP identifier
+        port: u16,
+        /// When, such as 2026-11-21T03:20:00Z; now unless given
+        #[arg(long, value_name = "TIME")]
+        time: Option<Timestamp>,
     },
 }
 
@@ -103,6 +138,18 @@ pub enum Show {
         #[arg(long)]
         all: bool,
     },
+    /// Rules of every front end, at most 1000 unless --limit or --all says otherwise
+    Rules(RulesArgs),
+    /// Groups of rules, at most 1000 unless --limit or --all says otherwise
+    Groups {
+        /// How many.
+        #[command(flatten)]
+        extent: Extent,
+    },
+    /// Agents: who may make rules, and who has some
+    Agents,
+    /// Open sessions of agents
+    Sessions,
     /// The configuration in force
     Config,
 }
@@ -197,6 +244,49 @@ impl BindingsArgs {
             pinholes: self.pinholes,
         }
     }
+}
+
+/// Which rules.
+#[derive(Debug, Args)]
+pub struct RulesArgs {
+    /// Internal address or prefix
+    #[arg(long, value_name = "ADDRESS[/LENGTH]")]
+    subscriber: Option<Prefix>,
+    /// Protocol, by name or number
+    #[arg(long)]
+    protocol: Option<Protocol>,
+    /// Owner, such as simco:NAME, or a front end alone: cli, simco, pcp, nat-pmp, turn
+    #[arg(long)]
+    owner: Option<String>,
+    /// Group
+    #[arg(long)]
+    group: Option<u32>,
+    /// How many.
+    #[command(flatten)]
+    pub extent: Extent,
+}
+
+impl RulesArgs {
+    /// As the control plane takes it.
+    #[must_use]
+    pub fn filter(&self) -> RuleFilter {
+        RuleFilter {
+            subscriber: self.subscriber,
+            protocol: self.protocol,
+            owner: self.owner.clone(),
+            group: self.group,
+        }
+    }
+}
+
+/// What to do with rules.
+#[derive(Debug, Subcommand)]
+pub enum RuleAction {
+    /// End a rule, whoever owns it; who may act on it is told
+    Delete {
+        /// The rule's id
+        id: u32,
+    },
 }
 
 /// What to do with pinholes.

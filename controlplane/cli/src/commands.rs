@@ -1,18 +1,19 @@
 //! Carries out a command line.
 
-use crate::args::{Cli, Command, ConfigAction, PinholeAction, Shell, Show};
+use crate::args::{Cli, Command, ConfigAction, PinholeAction, RuleAction, Shell, Show};
 use crate::output::{DONE, Failure, Output};
 use crate::pages::{self, Walk};
 use crate::table::Table;
-use crate::{show, status, top};
+use crate::{rules, show, status, top};
 use clap::CommandFactory;
 use serde::{Deserialize, Serialize};
 use std::io::Write;
 use std::path::Path;
 use turnpike_api::{
-    BindingData, BindingsRequest, Client, ConfigData, DropsData, Envelope, ErrorBody, ErrorCode, FlowData,
-    FlowsRequest, NeighbourData, Payload, PinholeData, PinholeRemove, PinholeState, PoolData, PortData,
-    ReloadData, Request, RouteData, StatusData, VersionData, WorkerData,
+    AgentData, BindingData, BindingsRequest, Client, ConfigData, DropsData, Envelope, ErrorBody, ErrorCode,
+    FlowData, FlowsRequest, GroupData, GroupsRequest, NeighbourData, Payload, PinholeData, PinholeRemove,
+    PinholeState, PoolData, PortData, ReloadData, Request, RouteData, RuleData, RuleDelete, RulesRequest,
+    SessionData, StatusData, VersionData, WorkerData,
 };
 use turnpike_config::Config;
 
@@ -27,6 +28,12 @@ pub fn run(cli: &Cli, output: &mut Output<'_>) -> Result<u8, Failure> {
     match &cli.command {
         Command::Show { what } => show_what(cli, what, output),
         Command::Pinhole { action } => pinhole(cli, action, output),
+        Command::Nat { action } => crate::nat::run(cli, action, output),
+        Command::Rule { action: RuleAction::Delete { id } } => {
+            let answer = ask::<RuleData>(cli, &Request::RuleDelete(RuleDelete { id: *id }))?;
+            output.answer(&answer, |out, rule| writeln!(out, "deleted {}", rules::line(rule)))?;
+            Ok(DONE)
+        }
         Command::Config { action: ConfigAction::Check { file } } => check(file, output),
         Command::Config { action: ConfigAction::Reload } => reload(cli, output),
         Command::Top(args) => top::run(cli, args, output),
@@ -41,7 +48,7 @@ fn connect(cli: &Cli) -> Result<Client, Failure> {
 }
 
 /// Asks once.
-fn ask<T: Payload>(cli: &Cli, request: &Request) -> Result<Envelope<T>, Failure> {
+pub(crate) fn ask<T: Payload>(cli: &Cli, request: &Request) -> Result<Envelope<T>, Failure> {
     Ok(connect(cli)?.call(request)?)
 }
 
@@ -102,6 +109,40 @@ fn show_what(cli: &Cli, what: &Show, output: &mut Output<'_>) -> Result<u8, Fail
         Show::Drops { all } => {
             let answer = ask::<DropsData>(cli, &Request::Drops)?;
             output.answer(&answer, |out, data| show::drops(out, data, *all))?;
+        }
+        Show::Rules(args) => {
+            let filter = args.filter();
+            let request =
+                |cursor, limit| Request::Rules(RulesRequest { filter: filter.clone(), cursor, limit });
+            let walk: Walk<'_, RuleData> = Walk {
+                what: "rules",
+                request: &request,
+                filtered: !filter.is_empty(),
+                cap: args.extent.cap(),
+                table: Table::new(rules::RULES),
+                row: &rules::rule,
+            };
+            return pages::print(&mut connect(cli)?, output, walk);
+        }
+        Show::Groups { extent } => {
+            let request = |cursor, limit| Request::Groups(GroupsRequest { cursor, limit });
+            let walk: Walk<'_, GroupData> = Walk {
+                what: "groups",
+                request: &request,
+                filtered: false,
+                cap: extent.cap(),
+                table: Table::new(rules::GROUPS),
+                row: &rules::group,
+            };
+            return pages::print(&mut connect(cli)?, output, walk);
+        }
+        Show::Agents => {
+            let answer = ask::<Vec<AgentData>>(cli, &Request::Agents)?;
+            list(output, &answer, "no agents", rules::agents)?;
+        }
+        Show::Sessions => {
+            let answer = ask::<Vec<SessionData>>(cli, &Request::Sessions)?;
+            list(output, &answer, "no sessions", rules::sessions)?;
         }
         Show::Config => {
             let answer = ask::<ConfigData>(cli, &Request::Config)?;

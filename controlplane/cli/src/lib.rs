@@ -14,9 +14,11 @@
 
 pub mod args;
 pub mod commands;
+pub mod nat;
 pub mod output;
 pub mod pages;
 pub mod reasons;
+pub mod rules;
 pub mod show;
 pub mod status;
 pub mod table;

@@ -11,7 +11,7 @@ use turnpike_api::{
 /// What stands for something that is absent.
 pub const NONE: &str = "-";
 
-fn or_none<T: ToString>(value: Option<T>) -> String {
+pub(crate) fn or_none<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| NONE.into(), |value| value.to_string())
 }
 
@@ -27,7 +27,7 @@ pub const fn yes_no(value: bool) -> &'static str {
 }
 
 /// Writes a table of `rows`.
-fn table<T>(
+pub(crate) fn table<T>(
     out: &mut dyn Write,
     columns: &'static [Column],
     rows: &[T],

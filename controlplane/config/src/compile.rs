@@ -36,6 +36,7 @@ fn settings(config: &Config) -> SettingsRecord {
     let (timeouts, options) = (&config.timeouts, &config.options);
     let flag = |set, flag| if set { flag } else { 0 };
     let seconds = |Seconds(seconds)| seconds;
+    let workers = config.dataplane.cores.len().max(1) as u32;
     SettingsRecord {
         udp: seconds(timeouts.udp),
         icmp: seconds(timeouts.icmp),
@@ -48,6 +49,9 @@ fn settings(config: &Config) -> SettingsRecord {
         flags: flag(options.udp_inbound_refresh, SettingsRecord::UDP_INBOUND_REFRESH)
             | flag(options.reverse_path, SettingsRecord::REVERSE_PATH),
         mss_clamp: options.mss_clamp.into(),
+        fragment: seconds(timeouts.fragment),
+        fragments_waiting: options.fragments_waiting.min(config.dataplane.buffers / 2 / workers),
+        fragments_per_source: options.fragments_per_source,
     }
 }
 
@@ -78,7 +82,7 @@ fn pools(config: &Config) -> Vec<PoolRecord> {
 }
 
 /// A pool as the workers take it.
-pub(crate) fn pool_record(config: &Config, pool: &Pool) -> PoolRecord {
+fn pool_record(config: &Config, pool: &Pool) -> PoolRecord {
     PoolRecord {
         port_first: pool.ports.first,
         port_last: pool.ports.last,

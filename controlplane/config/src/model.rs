@@ -434,6 +434,8 @@ pub struct Timeouts {
     pub tcp_closing: Seconds,
     /// Protocols without ports.
     pub other: Seconds,
+    /// How long a datagram may take to come in fragments (RFC 6146 3.4).
+    pub fragment: Seconds,
     /// How long a packet waits for its next hop, milliseconds.
     pub neighbour_wait_ms: u32,
 }
@@ -447,6 +449,7 @@ impl Default for Timeouts {
             tcp_opening: Seconds(240),
             tcp_closing: Seconds(240),
             other: Seconds(300),
+            fragment: Seconds(2),
             neighbour_wait_ms: 3000,
         }
     }
@@ -463,6 +466,10 @@ pub struct Options {
     pub mss_clamp: bool,
     /// ICMP errors a second, for each worker and interface.
     pub icmp_rate: u32,
+    /// Fragments that wait for the first of their datagram, for each worker.
+    pub fragments_waiting: u32,
+    /// Of those, and of datagrams under way, for each source.
+    pub fragments_per_source: u32,
     /// Take timeouts below the minima of the RFCs.
     pub allow_noncompliant: bool,
 }
@@ -474,6 +481,8 @@ impl Default for Options {
             reverse_path: true,
             mss_clamp: true,
             icmp_rate: 1000,
+            fragments_waiting: 512,
+            fragments_per_source: 256,
             allow_noncompliant: false,
         }
     }

@@ -12,12 +12,13 @@ use crate::{InterfaceAddress, Network, PortRange};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use toml::de::{DeTable, DeValue};
-use turnpike_abi::table::PoolRecord;
+use turnpike_abi::table::{MAX_FRAGMENTS_WAITING, PoolRecord};
 
 /// Longest path of a unix socket: `sun_path` less its terminator.
 const LONGEST_SOCKET: usize = 107;
 const LARGEST_TABLE: i64 = 1 << 28;
 const LONGEST_TIMEOUT: i64 = 7 * 24 * 3600;
+const MOST_WAITING: i64 = MAX_FRAGMENTS_WAITING as i64;
 const LONGEST_QUARANTINE: i64 = PoolRecord::MAX_QUARANTINE as i64;
 const MOST_FLOWS_A_SECOND: i64 = 1_000_000;
 
@@ -284,6 +285,7 @@ fn timeouts(section: &mut Section<'_, '_>) -> Timeouts {
         tcp_opening: seconds("tcp_opening", default.tcp_opening),
         tcp_closing: seconds("tcp_closing", default.tcp_closing),
         other: seconds("other", default.other),
+        fragment: section.optional("fragment", integer(2..=60)).map_or(default.fragment, Seconds),
         neighbour_wait_ms: section
             .optional("neighbour_wait_ms", integer(10..=60_000))
             .unwrap_or(default.neighbour_wait_ms),
@@ -299,6 +301,12 @@ fn options(section: &mut Section<'_, '_>) -> Options {
         mss_clamp: switch("mss_clamp", default.mss_clamp),
         allow_noncompliant: switch("allow_noncompliant", default.allow_noncompliant),
         icmp_rate: section.optional("icmp_rate", integer(0..=1_000_000)).unwrap_or(default.icmp_rate),
+        fragments_waiting: section
+            .optional("fragments_waiting", integer(0..=MOST_WAITING))
+            .unwrap_or(default.fragments_waiting),
+        fragments_per_source: section
+            .optional("fragments_per_source", integer(1..=4096))
+            .unwrap_or(default.fragments_per_source),
     }
 }
 

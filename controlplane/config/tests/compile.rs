@@ -55,6 +55,9 @@ fn every_section_of_the_contract() {
         neighbour_wait_ms: 3000,
         flags: SettingsRecord::REVERSE_PATH,
         mss_clamp: 1,
+        fragment: 2,
+        fragments_waiting: 512,
+        fragments_per_source: 256,
     };
     assert_eq!(reader.section::<SettingsRecord>(policy::SETTINGS).unwrap(), [settings]);
     let zone = |side| ZoneRecord { side, ..ZoneRecord::default() };

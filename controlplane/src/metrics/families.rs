@@ -552,6 +552,7 @@ fn firewall(total: &Counters, facts: &Facts) -> Vec<Family> {
 
 fn dataplane(reading: &Reading, total: &Counters) -> Vec<Family> {
     let main = &reading.main;
+    let waiting = [total.get(Counter::FragmentsWaitingV4), total.get(Counter::FragmentsWaitingV6)];
     let single = |family: Family, value: u64| family.row(&[], value as f64);
     vec![
         Family::gauge("turnpike_mempool_buffers", "Packet buffers.", &["pool"])
@@ -564,7 +565,40 @@ fn dataplane(reading: &Reading, total: &Counters) -> Vec<Family> {
         ),
         single(
             Family::gauge("turnpike_neighbour_held_packets", "Packets that wait for a neighbour.", &[]),
-            total.get(Counter::Held),
+            total.get(Counter::Held).saturating_sub(waiting.iter().sum()),
+        ),
+        Family::counter(
+            "turnpike_fragments_total",
+            "Fragments, by what became of them; those held are forwarded or dropped later.",
+            &["result"],
+        )
+        .each(
+            [
+                ("forwarded", total.get(Counter::FragmentsForwarded)),
+                ("held", total.get(Counter::FragmentsHeld)),
+                ("timeout", total.drops(DropReason::FragTimeout)),
+                ("overlap", total.drops(DropReason::FragOverlap)),
+                ("duplicate", total.drops(DropReason::FragDuplicate)),
+                ("limit", total.drops(DropReason::FragLimit)),
+                ("tiny", total.drops(DropReason::FragTiny) + total.drops(DropReason::FragOffsetOne)),
+            ],
+            |(result, count)| (vec![(*result).into()], *count as f64),
+        ),
+        Family::gauge(
+            "turnpike_fragments_pending",
+            "Fragments that wait for the first of their datagram.",
+            &["family"],
+        )
+        .each(["ipv4", "ipv6"].iter().zip(waiting), |(family, count)| {
+            (vec![(**family).into()], *count as f64)
+        }),
+        single(
+            Family::gauge(
+                "turnpike_fragments_limit",
+                "Most fragments that may wait, of both families together.",
+                &[],
+            ),
+            total.get(Counter::FragmentsLimit),
         ),
         single(
             Family::counter(

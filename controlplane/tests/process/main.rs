@@ -2,4 +2,5 @@
 
 mod daemon;
 mod kernel;
+mod rules;
 mod support;

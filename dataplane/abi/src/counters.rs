@@ -111,8 +111,18 @@ indices! {
         PinholesClosed = "pinholes_closed",
         /// Pinholes that a remote end locked.
         PinholesLocked = "pinholes_locked",
-        /// Gauge: packets waiting for a neighbour.
+        /// Fragments sent on, each on its own.
+        FragmentsForwarded = "fragments_forwarded",
+        /// Fragments that had to wait for the first of their datagram.
+        FragmentsHeld = "fragments_held",
+        /// Gauge: packets waiting for a neighbour or for the first fragment of their datagram.
         Held = "held",
+        /// Gauge: IPv4 fragments among them.
+        FragmentsWaitingV4 = "fragments_waiting_v4",
+        /// Gauge: IPv6 fragments among them.
+        FragmentsWaitingV6 = "fragments_waiting_v6",
+        /// Gauge: fragments that may wait.
+        FragmentsLimit = "fragments_limit",
         /// Gauge: inside addresses with at least one binding.
         Subscribers = "subscribers",
         /// Gauge: neighbours known.
@@ -199,10 +209,16 @@ indices! {
         FragOverrun = "frag_overrun",
         /// Non-last fragment whose length is not a multiple of 8, or empty.
         FragBadLength = "frag_bad_length",
-        /// Sound first fragment: through traffic is not reassembled yet.
-        FragFirst = "frag_first",
-        /// Sound later fragment: through traffic is not reassembled yet.
-        FragLater = "frag_later",
+        /// Of a datagram with fragments that overlap or contradict each other about its end (RFC 5722).
+        FragOverlap = "frag_overlap",
+        /// Came before, exactly like this.
+        FragDuplicate = "frag_dup",
+        /// Too many fragments wait or datagrams are under way, in all or of this source; or too many of one datagram.
+        FragLimit = "frag_limit",
+        /// The first fragment of its datagram did not come in time.
+        FragTimeout = "frag_timeout",
+        /// Of an ICMP error, whose checksum only the whole would show (RFC 5508 REQ-3).
+        FragIcmpError = "frag_icmp_error",
         /// TCP header cut short.
         TcpTruncated = "tcp_truncated",
         /// TCP data offset under 20 bytes or past the segment.

@@ -18,6 +18,9 @@ pub const MAX_RULES: usize = 10_000;
 /// Most records of firewall rules and of NAT rules: ICMP of both families is two.
 pub const MAX_RECORDS: usize = 2 * MAX_RULES;
 
+/// Most fragments that wait in a worker for the first of their datagram.
+pub const MAX_FRAGMENTS_WAITING: u32 = 1024;
+
 /// What a table is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(transparent)]
@@ -112,6 +115,12 @@ pub struct SettingsRecord {
     pub flags: u32,
     /// TCP MSS towards an outside zone is lowered to the path's MTU (RFC 9293 3.7.1) if 1.
     pub mss_clamp: u32,
+    /// How long a datagram may take to come in fragments (RFC 6146 3.4: at least 2).
+    pub fragment: u32,
+    /// Fragments that wait for the first of their datagram, for each worker: at most [`MAX_FRAGMENTS_WAITING`].
+    pub fragments_waiting: u32,
+    /// Of those, and of datagrams under way, for each source: at least 1.
+    pub fragments_per_source: u32,
 }
 
 impl SettingsRecord {

@@ -23,8 +23,12 @@ use turnpike_shm::memory::Memory;
 
 pub(crate) use pinholes::{Closing, Passage, PassingBy};
 
+const IPV6_IN_IPV4: u8 = 41;
+const MOBILE: u8 = 55;
 /// Most bindings of a worker: their numbers share a word with what else a port can stand for.
 const MOST: usize = 1 << 29;
+/// One reservation and one lease for so many bindings.
+const HELD_SHARE: usize = 4;
 /// Events that wait for the next look at the timers.
 const NOTICES: usize = 1024;
 
@@ -134,6 +138,8 @@ pub(crate) struct Bindings {
     pub(crate) notices: Vec<Slot>,
     /// Ids of pinholes that close by themselves.
     closing: Vec<u64>,
+    /// Of the last new binding.
+    last_pool: PoolId,
     random: Random,
     keyed: Keyed,
     worker: WorkerId,
@@ -148,6 +154,11 @@ pub(crate) const fn class_of(protocol: u8) -> ProtocolClass {
         1 | 58 => ProtocolClass::Icmp,
         _ => ProtocolClass::Other,
     }
+}
+
+/// Whether a pinhole may have a protocol without ports translated: 6in4 and 6to4, minimal encapsulation (RFC 2004).
+pub(crate) const fn is_translated(protocol: u8) -> bool {
+    matches!(protocol, IPV6_IN_IPV4 | MOBILE)
 }
 
 impl Bindings {
@@ -170,13 +181,14 @@ impl Bindings {
             free_pinholes: Vec::with_capacity(capacity),
             by_id: map(capacity, keyed),
             portless: map(capacity.min(1 << 16), keyed),
-            leases: map(capacity, keyed),
-            reservations: map(capacity, keyed),
+            leases: map(capacity.div_ceil(HELD_SHARE), keyed),
+            reservations: map(capacity.div_ceil(HELD_SHARE), keyed),
             contacts: None,
             flows: setup.flows,
             ports: Ports::new(setup, keyed, memory)?,
             notices: Vec::with_capacity(NOTICES),
             closing: Vec::with_capacity(NOTICES),
+            last_pool: PoolId(0),
             random: Random::new(keyed),
             keyed,
             worker: setup.worker,
@@ -228,6 +240,19 @@ impl Bindings {
 
     fn forget_host(&mut self, number: u32) {
         self.free_hosts.push(number);
+    }
+
+    /// First of four steps, over a burst, that bring the lines near which new bindings will need. The pool is a
+    /// guess: the one of the last new binding.
+    pub(crate) fn prefetch(&self, protocol: u8, inside: [u8; 4], port: u16) {
+        let pool = self.last_pool;
+        self.by_inside.prefetch(self.hash_inside(protocol, Address::v4(inside), port, pool));
+        self.ports.prefetch_index(inside, pool);
+    }
+
+    /// Second step.
+    pub(crate) fn prefetch_subscriber(&self, inside: [u8; 4]) -> Option<u32> {
+        self.ports.prefetch_subscriber(inside, self.last_pool)
     }
 
     /// The binding of an inside endpoint.
@@ -328,6 +353,7 @@ impl Bindings {
             (true, 0) => Parity::EVEN,
             (true, _) => Parity::ODD,
         };
+        self.last_pool = pool;
         self.ports.at(now);
         let known = self.ports.subscriber_of(address, pool).is_some();
         let wanted = Wanted { pool, inside: address, class, parity, random: self.random.next() };

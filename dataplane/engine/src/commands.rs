@@ -1,6 +1,6 @@
 //! Commands of the control plane. What they hold is checked field by field: the sender is not trusted.
 
-use crate::bindings::class_of;
+use crate::bindings::{class_of, is_translated};
 use crate::flows::Flows;
 use crate::neighbours::NextHop;
 use crate::outbox::Outbox;
@@ -26,11 +26,9 @@ const LOOK_FLOWS: usize = 256;
 /// Most records one walk looks at: those of a large table that is nearly empty now hold packets up as well.
 const WALK_RECORDS: usize = 2048;
 
-/// Protocols without ports that pinholes may be for.
-const IPV6_IN_IPV4: u8 = 41;
+/// Protocols without ports that pinholes of the firewall may be for, besides those that are translated too.
 const GRE: u8 = 47;
 const ESP: u8 = 50;
-const MOBILE: u8 = 55;
 
 type Answer = Result<AckResult, Violation>;
 
@@ -147,7 +145,7 @@ impl<B: Buffer> Worker<B> {
         let class = class_of(add.protocol);
         let ports = u16::from(add.ports.max(1));
         let known_protocol = match add.protocol {
-            IPV6_IN_IPV4 | MOBILE => true,
+            protocol if is_translated(protocol) => true,
             GRE | ESP => !translated,
             protocol => has_ports(protocol) && (!translated || class != ProtocolClass::Other),
         };
@@ -227,8 +225,7 @@ impl<B: Buffer> Worker<B> {
                 lease.external_port != 0 && lease.external_port.checked_add(ports - 1).is_some()
             }
             _ => {
-                matches!(lease.protocol, IPV6_IN_IPV4 | MOBILE)
-                    && (lease.external_port, ports, lease.reservation) == (0, 1, 0)
+                is_translated(lease.protocol) && (lease.external_port, ports, lease.reservation) == (0, 1, 0)
             }
         };
         if !sound {

@@ -42,7 +42,7 @@ impl<B: Buffer> Worker<B> {
         let wait = u64::from(tables.policy.settings.neighbour_wait_ms);
         match self.neighbours.hold(now, next_hop, buffer, ready, Time(now.0 + wait)) {
             Held::Waits { ask } => {
-                self.counters.set(Counter::Held, self.neighbours.waiting() as u64);
+                self.count_held();
                 if ask {
                     let needed = NeighbourNeeded {
                         address: next_hop.address,
@@ -142,7 +142,7 @@ impl<B: Buffer> Worker<B> {
             self.counters.add(Counter::NeighbourReleased, 1);
             self.emit(next_hop, waiting.buffer, waiting.ready, mac, out);
         }
-        self.counters.set(Counter::Held, self.neighbours.waiting() as u64);
+        self.count_held();
     }
 
     /// Packets that waited for `next_hop` in vain are dropped.
@@ -150,7 +150,7 @@ impl<B: Buffer> Worker<B> {
         while let Some(waiting) = self.neighbours.release(next_hop) {
             self.discard(waiting.buffer, DropReason::NeighbourUnresolved, out);
         }
-        self.counters.set(Counter::Held, self.neighbours.waiting() as u64);
+        self.count_held();
     }
 
     /// Counts a drop and hands the buffer back.

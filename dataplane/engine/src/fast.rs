@@ -6,10 +6,12 @@
 //! through [`Worker::frame`], which knows all of it and leaves in the record what this path needs next time.
 
 use crate::Buffer;
+use crate::bindings::Bindings;
 use crate::flows::{Flows, Key4, Key6};
 use crate::neighbours::Adjacency;
 use crate::outbox::Outbox;
 use crate::pipeline::Worker;
+use crate::ports::Class;
 use crate::{Interface, Time};
 use turnpike_abi::counters::{Counters, Direction, DropReason, ProtocolClass, TcpState};
 use turnpike_abi::flow::{FlowRecord, NONE, Toward, flag};
@@ -27,6 +29,7 @@ const UDP: u8 = 17;
 const ETHERTYPE_VLAN: u16 = 0x8100;
 /// FIN, SYN, RST, ACK; only the last is plain.
 const FLAGS: u8 = 0x17;
+const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 /// What one less of a TTL does to the header checksum: `~old + new` of the word that holds it.
 const TTL_DELTA: Delta = Delta::word(0x0100, 0x0000);
@@ -46,6 +49,8 @@ pub(crate) struct Lane {
     on: u8,
     /// IPv6: its key stays in the packet.
     v6: bool,
+    /// May open a flow: the long way, but not unprepared.
+    opens: bool,
 }
 
 impl Lane {
@@ -57,6 +62,7 @@ impl Lane {
         l3: 0,
         on: 0,
         v6: false,
+        opens: false,
     };
 }
 
@@ -122,7 +128,7 @@ pub(crate) fn look<B: Buffer>(lanes: &mut Lanes, burst: &[B], doors: &Doors, flo
                 lane.hash = flows.hash6(&key);
                 flows.prefetch_index6(lane.hash);
             }
-        } else if lane.length != 0 {
+        } else if lane.length != 0 || lane.opens {
             lane.hash = flows.hash4(lane.key);
             flows.prefetch_index(lane.hash);
         }
@@ -136,14 +142,51 @@ pub(crate) fn parse<B: Buffer>(lanes: &mut Lanes, burst: &[B], doors: &Doors) {
     }
 }
 
-/// Second stage: the index, and a request for the flow's record.
+/// Second stage: the index, and a request for the flow's record. Returns how many packets may open a flow.
 #[inline(always)]
-pub(crate) fn guess(lanes: &mut Lanes, count: usize, flows: &Flows) {
+pub(crate) fn guess(lanes: &mut Lanes, count: usize, flows: &Flows) -> usize {
+    let mut opening = 0;
     for lane in lanes.0.iter_mut().take(count) {
         if lane.v6 {
             lane.guess = flows.guess6(lane.hash).unwrap_or(NONE);
-        } else if lane.length != 0 {
-            lane.guess = flows.guess4(lane.hash).unwrap_or(NONE);
+        } else if lane.length != 0 || lane.opens {
+            let guess = flows.guess4(lane.hash).unwrap_or(NONE);
+            // A SYN has the long way to go even if its flow exists.
+            lane.guess = if lane.opens { NONE } else { guess };
+            lane.opens = guess == NONE;
+            opening += usize::from(lane.opens);
+        }
+    }
+    opening
+}
+
+/// Between second and third stage, where packets may open flows: what a new binding touches is asked for line
+/// after line, each over the whole burst.
+pub(crate) fn prepare(lanes: &Lanes, count: usize, bindings: &Bindings) {
+    let opening = || lanes.0.iter().take(count).zip(0usize..).filter(|(lane, _)| lane.opens);
+    let inside = |lane: &Lane| {
+        let [a, b, c, d, ..] = lane.key.addresses.to_ne_bytes();
+        [a, b, c, d]
+    };
+    let class = |lane: &Lane| if lane.key.protocol == TCP { Class::Tcp } else { Class::Udp };
+    for (lane, _) in opening() {
+        let [high, low, ..] = lane.key.ports.to_ne_bytes();
+        bindings.prefetch(lane.key.protocol, inside(lane), u16::from_be_bytes([high, low]));
+    }
+    let mut found = [NONE; LANES];
+    for (lane, at) in opening() {
+        if let Some(found) = found.get_mut(at) {
+            *found = bindings.prefetch_subscriber(inside(lane)).unwrap_or(NONE);
+        }
+    }
+    for (lane, at) in opening() {
+        if let Some(found) = found.get_mut(at) {
+            *found = bindings.ports.prefetch_block(*found, class(lane)).unwrap_or(NONE);
+        }
+    }
+    for (lane, at) in opening() {
+        if let Some(&block) = found.get(at) {
+            bindings.ports.prefetch_units(block, class(lane));
         }
     }
 }
@@ -189,10 +232,13 @@ fn read4(frame: &[u8], l3: usize, on: u8) -> Option<Lane> {
     if !plain {
         return None;
     }
-    let sound = match ip[9] {
-        UDP => length >= 28 && u16::from_be_bytes([ip[24], ip[25]]) == length - 20,
-        TCP => is_plain_segment(frame, l3 + 20, length.saturating_sub(20)),
-        _ => false,
+    let (sound, opens) = match ip[9] {
+        UDP => (length >= 28 && u16::from_be_bytes([ip[24], ip[25]]) == length - 20, false),
+        TCP => match frame.get(l3 + 33) {
+            Some(flags) if flags & FLAGS == SYN => (false, true),
+            _ => (is_plain_segment(frame, l3 + 20, length.saturating_sub(20)), false),
+        },
+        _ => (false, false),
     };
     let addresses = [ip[12], ip[13], ip[14], ip[15], ip[16], ip[17], ip[18], ip[19]];
     let key = Key4 {
@@ -200,7 +246,12 @@ fn read4(frame: &[u8], l3: usize, on: u8) -> Option<Lane> {
         ports: u32::from_ne_bytes([ip[20], ip[21], ip[22], ip[23]]),
         protocol: ip[9],
     };
-    sound.then_some(Lane { key, hash: 0, guess: NONE, length, l3: l3 as u8, on, v6: false })
+    let lane = Lane { key, l3: l3 as u8, on, ..Lane::SLOW };
+    match (sound, opens) {
+        (true, _) => Some(Lane { length, ..lane }),
+        (false, true) => Some(Lane { opens, ..lane }),
+        (false, false) => None,
+    }
 }
 
 #[inline(always)]

@@ -276,6 +276,9 @@ impl Flows {
         let v4 = key4(&out).is_some();
         let free = if v4 { &mut self.free } else { &mut self.free6 };
         let number = free.take(&self.cold)?;
+        // The next one will be needed soon.
+        self.cold.prefetch(free.head as usize);
+        self.records.prefetch(free.head as usize);
         self.write(number, flow, &out, &inward);
         let (index, base) =
             if v4 { (&mut self.index, 0) } else { (&mut self.index6, self.records.len() as u32) };

@@ -14,6 +14,7 @@ mod egress;
 mod fast;
 mod flows;
 mod forwarding;
+mod fragments;
 mod holes;
 mod index;
 mod intervals;
@@ -23,6 +24,7 @@ mod outbox;
 mod pipeline;
 mod policy;
 mod ports;
+mod reassembly;
 mod related;
 mod replies;
 mod sessions;
@@ -154,7 +156,9 @@ impl<B: Buffer> Engine<B> {
         while !packets.as_slice().is_empty() {
             let count = packets.as_slice().len().min(LANES);
             fast::look(lanes, packets.as_slice(), doors, &worker.flows);
-            fast::guess(lanes, count, &worker.flows);
+            if fast::guess(lanes, count, &worker.flows) > 0 {
+                fast::prepare(lanes, count, &worker.bindings);
+            }
             for (lane, buffer) in lanes.iter().zip(packets.by_ref().take(count)) {
                 if let Err(buffer) = worker.fast(now, refreshes, lane, buffer, out) {
                     long_way += 1;
@@ -214,9 +218,10 @@ impl<B: Buffer> Engine<B> {
         self.worker.now = now;
         while let Some(waiting) = self.worker.neighbours.expire(now) {
             self.worker.discard(waiting.buffer, DropReason::NeighbourUnresolved, out);
-            self.worker.counters.set(Counter::Held, self.worker.neighbours.waiting() as u64);
+            self.worker.count_held();
         }
         if let Some(tables) = &self.tables {
+            self.worker.expire_fragments(now, &tables.policy.settings, out);
             self.worker.expire(now, &tables.policy.settings);
             self.worker.look_after_pinholes(out);
         }
@@ -226,6 +231,7 @@ impl<B: Buffer> Engine<B> {
     /// Allocates port maps for pool addresses that are new, and ends bindings whose address left its pool.
     pub fn set_policy(&mut self, policy: Arc<Policy>) -> Option<Arc<Policy>> {
         self.worker.counters.set(Counter::PolicyGeneration, policy.generation());
+        self.worker.counters.set(Counter::FragmentsLimit, policy.settings.fragments_waiting.into());
         let shorter = self.policy.as_ref().is_some_and(|old| policy.has_shorter_timeouts_than(old));
         if shorter {
             self.worker.sweep = Some(0);

@@ -25,6 +25,8 @@ pub struct Crossed<B> {
     pub(crate) buffer: B,
     pub(crate) arrived_on: InterfaceId,
     pub(crate) stage: crate::pipeline::Stage,
+    /// What a fragment knows of its datagram.
+    pub(crate) head: Option<crate::fragments::Head>,
 }
 
 impl<B> Crossed<B> {

@@ -8,10 +8,12 @@ use crate::flows::Flows;
 use crate::forwarding::{
     Forwarding, Route, is_link_local, is_martian_destination, is_martian_source, is_multicast,
 };
+use crate::fragments::Head;
 use crate::keyed::Keyed;
 use crate::neighbours::{Neighbours, NextHop};
 use crate::outbox::{Crossed, Outbox};
 use crate::policy::Policy;
+use crate::reassembly::Reassembly;
 use crate::replies::Limits;
 use crate::{Buffer, BufferSource, Interface, Setup, Time};
 use std::sync::Arc;
@@ -30,6 +32,10 @@ use turnpike_wire::packet::{self, Family, Fragment, Packet};
 pub(crate) enum Stage {
     /// From the wire.
     Fresh,
+    /// A fragment, where those of its datagram meet.
+    Fragment,
+    /// A fragment that knows its ports; otherwise as from the wire.
+    Joined,
     /// At the owner of its inside address.
     Steered,
     /// For a pool address, at the owner of its port.
@@ -59,6 +65,7 @@ pub(crate) struct Worker<B> {
     pub(crate) bindings: Bindings,
     pub(crate) neighbours: Neighbours<B>,
     pub(crate) limits: Limits,
+    pub(crate) reassembly: Reassembly<B>,
     /// Changes when routes or policy do: what records know of next hops holds in one epoch.
     pub(crate) epoch: u32,
     /// Of the call that is under way.
@@ -87,7 +94,10 @@ pub(crate) enum Verdict {
         mtu: u16,
     },
     Punt,
-    Cross(WorkerId, Stage),
+    /// To another worker; a fragment with what it knows of its datagram.
+    Cross(WorkerId, Stage, Option<Head>),
+    /// A fragment that must know its ports first.
+    Join(Packet),
     Drop(DropReason),
     /// Dropped, and the sender is told. The frame is still as it came.
     Refuse(Refusal),
@@ -121,6 +131,7 @@ impl<B: Buffer> Worker<B> {
             bindings: Bindings::new(setup, keyed, memory)?,
             neighbours: Neighbours::new(keyed),
             limits: Limits::new(setup.interfaces.len()),
+            reassembly: Reassembly::new(keyed, setup.worker, setup.workers),
             epoch: 0,
             now: Time(0),
             sweep: None,
@@ -144,10 +155,14 @@ impl<B: Buffer> Worker<B> {
         out: &mut Outbox<B>,
     ) {
         let (verdict, on) = match self.link(tables, port, &buffer) {
-            Ok((on, link)) => (self.network(tables, now, on, Stage::Fresh, &mut buffer, &link), on),
+            Ok((on, link)) => (self.network(tables, now, on, (Stage::Fresh, None), &mut buffer, &link), on),
             Err(reason) => (Verdict::Drop(reason), InterfaceId(0)),
         };
+        let joins = matches!(verdict, Verdict::Join(_));
         self.finish(tables, now, (on, verdict), buffer, source, out);
+        if joins {
+            self.leave_joined(tables, now, source, out);
+        }
     }
 
     /// A packet from another worker.
@@ -159,9 +174,25 @@ impl<B: Buffer> Worker<B> {
         source: &mut impl BufferSource<B>,
         out: &mut Outbox<B>,
     ) {
-        let Crossed { mut buffer, arrived_on, stage } = crossed;
+        let joins = crossed.stage == Stage::Fragment;
+        self.pass_on(tables, now, crossed, source, out);
+        if joins {
+            self.leave_joined(tables, now, source, out);
+        }
+    }
+
+    /// A packet that was here or at another worker before.
+    pub(crate) fn pass_on(
+        &mut self,
+        tables: Option<&Tables>,
+        now: Time,
+        crossed: Crossed<B>,
+        source: &mut impl BufferSource<B>,
+        out: &mut Outbox<B>,
+    ) {
+        let Crossed { mut buffer, arrived_on, stage, head } = crossed;
         let verdict = match ethernet::parse(buffer.bytes()) {
-            Ok(link) => self.network(tables, now, arrived_on, stage, &mut buffer, &link),
+            Ok(link) => self.network(tables, now, arrived_on, (stage, head), &mut buffer, &link),
             Err(malformed) => Verdict::Drop(reason_of(malformed)),
         };
         self.finish(tables, now, (arrived_on, verdict), buffer, source, out);
@@ -196,7 +227,7 @@ impl<B: Buffer> Worker<B> {
         tables: Option<&Tables>,
         now: Time,
         on: InterfaceId,
-        stage: Stage,
+        (stage, head): (Stage, Option<Head>),
         buffer: &mut B,
         link: &Ethernet,
     ) -> Verdict {
@@ -208,7 +239,12 @@ impl<B: Buffer> Worker<B> {
         };
         let Some(tables) = tables else { return Verdict::Drop(DropReason::NotConfigured) };
         match packet::parse(buffer.bytes(), link.payload, family) {
-            Ok(packet) => self.ip(tables, now, on, stage, buffer, &packet),
+            Ok(mut packet) => {
+                if let Some(head) = head {
+                    head.tell(&mut packet);
+                }
+                self.ip(tables, now, on, stage, buffer, &packet)
+            }
             Err(malformed) => Verdict::Drop(reason_of(malformed)),
         }
     }
@@ -261,12 +297,6 @@ impl<B: Buffer> Worker<B> {
         if is_link_local(source) {
             return Verdict::Drop(DropReason::MartianSource);
         }
-        match packet.fragment {
-            Fragment::Whole => {}
-            Fragment::First { .. } | Fragment::Later { .. } if local => return Verdict::Punt,
-            Fragment::First { .. } => return Verdict::Drop(DropReason::FragFirst),
-            Fragment::Later { .. } => return Verdict::Drop(DropReason::FragLater),
-        }
         let Some(from) = tables.policy.zone_of(on) else { return Verdict::Drop(DropReason::NotConfigured) };
         if stage == Stage::Fresh
             && tables.policy.settings.flags & turnpike_abi::table::SettingsRecord::REVERSE_PATH != 0
@@ -277,19 +307,26 @@ impl<B: Buffer> Worker<B> {
                 _ => return Verdict::Drop(DropReason::SpoofedSource),
             }
         }
+        let stage = match stage {
+            Stage::Fresh | Stage::Fragment if packet.fragment != Fragment::Whole => {
+                let place = self.meeting_place(tables, from, pool.is_some(), packet);
+                if place != self.id && stage == Stage::Fresh {
+                    return Verdict::Cross(place, Stage::Fragment, None);
+                }
+                return Verdict::Join(*packet);
+            }
+            Stage::Fragment | Stage::Joined => Stage::Fresh,
+            stage => stage,
+        };
         let passing = Passing { on, from, stage };
         match (stage, pool) {
             (Stage::Inbound { .. }, Some(pool)) => self.inbound(tables, now, &passing, buffer, packet, pool),
             (Stage::Inbound { .. }, None) => Verdict::Drop(DropReason::HairpinLoop),
-            (Stage::Fresh | Stage::Steered, Some(pool)) if tables.policy.side_of(from) == Side::INSIDE => {
+            (_, Some(pool)) if tables.policy.side_of(from) == Side::INSIDE => {
                 self.hairpin(tables, now, &passing, buffer, packet, pool)
             }
-            (Stage::Fresh | Stage::Steered, Some(pool)) => {
-                self.inbound(tables, now, &passing, buffer, packet, pool)
-            }
-            (Stage::Fresh | Stage::Steered, None) => {
-                self.through(tables, now, &passing, buffer, packet, route)
-            }
+            (_, Some(pool)) => self.inbound(tables, now, &passing, buffer, packet, pool),
+            (_, None) => self.through(tables, now, &passing, buffer, packet, route),
         }
     }
 
@@ -306,15 +343,17 @@ impl<B: Buffer> Worker<B> {
         match (verdict, tables) {
             (Verdict::Drop(reason), _) => self.discard(buffer, reason, out),
             (Verdict::Punt, _) => self.punt(on, buffer, out),
-            (Verdict::Cross(to, stage), _) => {
+            (Verdict::Cross(to, stage, head), _) => {
                 if out.cross.len() < out.cross.capacity() {
                     self.counters.add(Counter::CrossedOut, 1);
-                    out.cross.push((to, Crossed { buffer, arrived_on: on, stage }));
+                    out.cross.push((to, Crossed { buffer, arrived_on: on, stage, head }));
                 } else {
                     self.discard(buffer, DropReason::CrossingRingFull, out);
                 }
             }
+            (Verdict::Join(packet), Some(tables)) => self.join(tables, now, on, &packet, buffer),
             (Verdict::Transmit { next_hop, packet, direction, class }, Some(tables)) => {
+                self.count_fragment(&packet);
                 // Ethernet padding ends here.
                 if !buffer.resize(packet.end) {
                     return self.discard(buffer, DropReason::InternalError, out);
@@ -323,6 +362,8 @@ impl<B: Buffer> Worker<B> {
                 self.leave(tables, now, next_hop, buffer, ready, out);
             }
             (Verdict::Split { next_hop, packet, direction, class, mtu }, Some(tables)) => {
+                self.count_fragment(&packet);
+                self.renumber(&mut buffer, &packet, direction);
                 let l3 = ethernet::HEADER_LEN + ethernet::VLAN_LEN;
                 let ready = Ready { l3, family: packet.family, direction, class };
                 self.leave_in_pieces(tables, now, next_hop, (buffer, &packet), (mtu, ready), source, out);
@@ -347,7 +388,10 @@ impl<B: Buffer> Worker<B> {
                     self.discard(buffer, DropReason::TxQueueFull, out);
                 }
             }
-            (Verdict::Transmit { .. } | Verdict::Split { .. } | Verdict::Refuse(_), None) => {
+            (
+                Verdict::Transmit { .. } | Verdict::Split { .. } | Verdict::Refuse(_) | Verdict::Join(_),
+                None,
+            ) => {
                 self.discard(buffer, DropReason::InternalError, out);
             }
         }

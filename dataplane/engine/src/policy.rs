@@ -6,9 +6,9 @@ use turnpike_abi::counters::FirewallAction;
 use turnpike_abi::deterministic::Plan;
 use turnpike_abi::event::Tuple;
 use turnpike_abi::table::{
-    Action, Filtering, FirewallRuleRecord, InterfaceRecord, MAX_RECORDS, NatAction, NatRuleRecord,
-    PoolRangeRecord, PoolRecord, Reader, SettingsRecord, Side, TableFault, TableKind, ZonePairRecord,
-    ZoneRecord, policy as section,
+    Action, Filtering, FirewallRuleRecord, InterfaceRecord, MAX_FRAGMENTS_WAITING, MAX_RECORDS, NatAction,
+    NatRuleRecord, PoolRangeRecord, PoolRecord, Reader, SettingsRecord, Side, TableFault, TableKind,
+    ZonePairRecord, ZoneRecord, policy as section,
 };
 use turnpike_abi::{Address, InterfaceId, MAX_POOLS, MAX_ZONES, PoolId, Prefix, ZoneId};
 
@@ -98,6 +98,12 @@ impl Policy {
             ];
             if timers.iter().any(|&seconds| seconds == 0 || seconds > MAX_TIMEOUT) {
                 return Err("a timeout is 0 or longer than a week");
+            }
+            if !(1..=60).contains(&settings.fragment)
+                || settings.fragments_waiting > MAX_FRAGMENTS_WAITING
+                || settings.fragments_per_source == 0
+            {
+                return Err("a limit of fragments is out of range");
             }
             if settings.neighbour_wait_ms > 60_000 || settings.mss_clamp > 1 || settings.icmp_rate > 1_000_000
             {

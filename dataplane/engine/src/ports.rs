@@ -186,6 +186,30 @@ impl Ports {
         self.subscribers.record_mut(number)
     }
 
+    /// First of four steps that bring the lines near which a new binding of a subscriber will need.
+    pub(crate) fn prefetch_index(&self, inside: [u8; 4], pool: PoolId) {
+        self.subscribers.prefetch_index(inside, pool);
+    }
+
+    /// Second step. Returns what the third asks for.
+    pub(crate) fn prefetch_subscriber(&self, inside: [u8; 4], pool: PoolId) -> Option<u32> {
+        self.subscribers.prefetch_record(inside, pool)
+    }
+
+    /// Third step. Returns what the fourth asks for.
+    pub(crate) fn prefetch_block(&self, subscriber: u32, class: Class) -> Option<u32> {
+        let block = *self.subscribers.record(subscriber)?.open.get(class.index())?;
+        self.blocks.prefetch(block);
+        Some(block)
+    }
+
+    /// Fourth step.
+    pub(crate) fn prefetch_units(&self, block: u32, class: Class) {
+        if let Some(block) = self.blocks.record(block) {
+            self.units.prefetch_directory(block.address, class, block.first_word);
+        }
+    }
+
     /// Counts a flow of a subscriber in or out.
     pub(crate) fn count_flow(&mut self, number: u32, opened: bool) {
         if let Some(subscriber) = self.subscribers.record_mut(number) {

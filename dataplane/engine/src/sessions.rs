@@ -2,6 +2,7 @@
 
 use crate::flows::{NewFlow, class_of_record};
 use crate::forwarding::Route;
+use crate::fragments::{self, Head};
 use crate::neighbours::NextHop;
 use crate::pipeline::{Passing, Refusal, Stage, Tables, Verdict, Worker};
 use crate::policy::{FirstPacket, NatVerdict, is_private};
@@ -15,7 +16,7 @@ use turnpike_abi::flow::{FlowRecord, NO_HOP, NO_INGRESS, NONE, Toward, flag};
 use turnpike_abi::table::{SettingsRecord, Side};
 use turnpike_abi::{Address, InterfaceId, PoolId, ZoneId, steering};
 use turnpike_wire::icmp;
-use turnpike_wire::packet::{self, Family, Packet, TCP_SYN, Transport};
+use turnpike_wire::packet::{Family, Packet, TCP_SYN, Transport};
 use turnpike_wire::rewrite;
 
 /// Flows that the timers look at in one call, and when they are behind by more than two of their slots.
@@ -116,13 +117,16 @@ impl<B: Buffer> Worker<B> {
             _ => steering::owner_of_pair(near, far, self.workers),
         };
         if owner != self.id && passing.stage == Stage::Fresh {
-            return Verdict::Cross(owner, Stage::Steered);
+            return Verdict::Cross(owner, Stage::Steered, Head::of(packet));
         }
         if let Transport::IcmpError { .. } = packet.transport {
             return self.related(tables, buffer, packet, Some(egress), false);
         }
         let Some(tuple) = tuple_of(packet) else { return Verdict::Drop(DropReason::IcmpUnknownType) };
-        if pool.is_some() && packet.transport == Transport::Other {
+        // Without ports there is nothing to share an address by: who has it was told by a pinhole.
+        if let (Some(pool), Transport::Other) = (pool, packet.transport)
+            && self.bindings.of_inside(packet.protocol, source, 0, pool).is_none()
+        {
             return Verdict::Drop(DropReason::ProtoUnsupported);
         }
         if packet.ttl <= 1 {
@@ -158,7 +162,7 @@ impl<B: Buffer> Worker<B> {
         let zone = tables.policy.pool(target).map_or(passing.from, |pool| pool.zone);
         let owner = steering::owner_of_inside(related::flow_ends(buffer.bytes(), packet).0, self.workers);
         if owner != self.id && passing.stage == Stage::Fresh {
-            return Verdict::Cross(owner, Stage::Steered);
+            return Verdict::Cross(owner, Stage::Steered, Head::of(packet));
         }
         let pool = match tables.policy.nat(passing.from, zone, source, destination) {
             NatVerdict::Translate(pool) => pool,
@@ -167,6 +171,7 @@ impl<B: Buffer> Worker<B> {
                 return self.inbound(tables, now, passing, buffer, packet, target);
             }
         };
+        let mut port = 0;
         if let Transport::IcmpError { .. } = packet.transport {
             if let Err(reason) = self.related_rewrite(buffer, packet) {
                 return Verdict::Drop(reason);
@@ -191,9 +196,10 @@ impl<B: Buffer> Worker<B> {
             self.touch(tables, now, (flow, toward), packet);
             let rewrite = self.flows.rewrite(flow, toward);
             translate::apply(buffer.bytes_mut(), packet, &rewrite);
+            port = rewrite.port();
         }
         // RFC 6146 3.8 says it for NAT64: the outgoing tuple enters again as an incoming one.
-        match packet::parse(buffer.bytes(), packet.l3, packet.family) {
+        match fragments::turned(buffer.bytes(), packet, port) {
             Ok(turned) => {
                 let passing = Passing { stage: Stage::Inbound { hairpin: true, leased: false }, ..*passing };
                 self.inbound(tables, now, &passing, buffer, &turned, target)
@@ -214,7 +220,7 @@ impl<B: Buffer> Worker<B> {
     ) -> Verdict {
         let (hairpin, leased) = match passing.stage {
             Stage::Inbound { hairpin, leased } => (hairpin, leased),
-            Stage::Fresh | Stage::Steered => (false, false),
+            _ => (false, false),
         };
         let local = tables.forwarding.lookup(Address(packet.destination)) == Some(Route::Local);
         let nobody = |reason| if local && !hairpin { Verdict::Punt } else { Verdict::Drop(reason) };
@@ -228,19 +234,21 @@ impl<B: Buffer> Worker<B> {
                 Err(reason) => return nobody(reason),
             },
             Transport::IcmpOther { .. } => return nobody(DropReason::IcmpUnknownType),
+            Transport::Other if bindings::is_translated(packet.protocol) => 0,
             Transport::Other | Transport::None => return nobody(DropReason::ProtoUnsupported),
         };
-        let owner = steering::owner_of_port(port, self.workers);
-        if owner != self.id && !leased {
-            return Verdict::Cross(owner, Stage::Inbound { hairpin, leased: false });
-        }
-        let lease = if leased {
-            None
-        } else {
-            self.bindings.lease(self.port_protocol(buffer.bytes(), packet), Address(packet.destination), port)
+        let protocol = self.port_protocol(buffer.bytes(), packet);
+        let owner = match bindings::class_of(protocol) {
+            ProtocolClass::Other => steering::owner_of_portless(Address(packet.destination), self.workers),
+            _ => steering::owner_of_port(port, self.workers),
         };
+        if owner != self.id && !leased {
+            return Verdict::Cross(owner, Stage::Inbound { hairpin, leased: false }, Head::of(packet));
+        }
+        let lease =
+            if leased { None } else { self.bindings.lease(protocol, Address(packet.destination), port) };
         if let Some(to) = lease.filter(|to| *to != self.id) {
-            return Verdict::Cross(to, Stage::Inbound { hairpin, leased: true });
+            return Verdict::Cross(to, Stage::Inbound { hairpin, leased: true }, Head::of(packet));
         }
         if let Transport::IcmpError { .. } = packet.transport {
             return match self.related(tables, buffer, packet, None, hairpin) {
@@ -256,6 +264,9 @@ impl<B: Buffer> Worker<B> {
             Some(found) => found,
             None => match self.accept(tables, now, passing, packet, &tuple, pool) {
                 Ok(found) => found,
+                Err(Verdict::Drop(DropReason::NoMapping)) if packet.transport == Transport::Other => {
+                    return nobody(DropReason::ProtoUnsupported);
+                }
                 Err(Verdict::Drop(DropReason::NoMapping)) => return nobody(DropReason::NoMapping),
                 // As below: the frame is not as its sender knows it.
                 Err(Verdict::Refuse(refusal)) if hairpin => return Verdict::Drop(refusal.reason),

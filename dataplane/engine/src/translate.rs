@@ -3,7 +3,7 @@
 use turnpike_abi::Address;
 use turnpike_wire::checksum::Delta;
 use turnpike_wire::inner::{Inner, InnerTransport};
-use turnpike_wire::packet::{Packet, Transport};
+use turnpike_wire::packet::{Fragment, Packet, Transport};
 
 /// What to do to every packet of one direction of a flow. Built once, applied often.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,6 +44,7 @@ impl Endpoint {
     }
 }
 
+const IPV4_IDENTIFICATION: usize = 4;
 const IPV4_CHECKSUM: usize = 10;
 const IPV4_SOURCE: usize = 12;
 const IPV4_DESTINATION: usize = 16;
@@ -64,7 +65,17 @@ fn write_address(frame: &mut [u8], at: usize, value: [u8; 4]) {
     }
 }
 
-/// Applies a rewrite to a parsed packet.
+impl Rewrite {
+    /// The new port, 0 if there is none.
+    pub(crate) fn port(&self) -> u16 {
+        match self {
+            Self::None => 0,
+            Self::Source(end) | Self::Destination(end) => end.port,
+        }
+    }
+}
+
+/// Applies a rewrite to a parsed packet. Only the first of its fragments has a transport header.
 pub(crate) fn apply(frame: &mut [u8], packet: &Packet, rewrite: &Rewrite) {
     let (end, source) = match rewrite {
         Rewrite::None => return,
@@ -73,6 +84,12 @@ pub(crate) fn apply(frame: &mut [u8], packet: &Packet, rewrite: &Rewrite) {
     };
     write_address(frame, packet.l3 + if source { IPV4_SOURCE } else { IPV4_DESTINATION }, end.address);
     adjust(frame, packet.l3 + IPV4_CHECKSUM, |check| end.address_delta.apply(check));
+    if source && packet.fragment != Fragment::Whole {
+        identify(frame, packet, packet.identification as u16);
+    }
+    if matches!(packet.fragment, Fragment::Later { .. }) {
+        return;
+    }
     let port_at = packet.l4 + if source { 0 } else { 2 };
     let both = end.address_delta.and(end.port_delta);
     match packet.transport {
@@ -92,6 +109,13 @@ pub(crate) fn apply(frame: &mut [u8], packet: &Packet, rewrite: &Rewrite) {
         }
         Transport::IcmpError { .. } | Transport::IcmpOther { .. } | Transport::Other | Transport::None => {}
     }
+}
+
+/// Gives an IPv4 packet another identification.
+pub(crate) fn identify(frame: &mut [u8], packet: &Packet, identification: u16) {
+    let mut delta = Delta::NONE;
+    edit(frame, packet.l3 + IPV4_IDENTIFICATION, identification, &mut delta);
+    adjust(frame, packet.l3 + IPV4_CHECKSUM, |check| delta.apply(check));
 }
 
 fn adjust(frame: &mut [u8], at: usize, change: impl FnOnce(u16) -> u16) {

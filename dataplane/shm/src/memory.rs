@@ -134,6 +134,12 @@ fn prefetch(address: *const u8) {
     let _ = address;
 }
 
+/// Asks for the cache line where a value begins before it is needed.
+#[inline(always)]
+pub fn prefetch_value<T>(value: &T) {
+    prefetch(core::ptr::from_ref(value).cast());
+}
+
 /// Asks for the cache line of the first byte before it is needed.
 #[inline(always)]
 pub fn prefetch_bytes(bytes: &[u8]) {

@@ -13,6 +13,7 @@ mod host;
 pub mod lab;
 mod network;
 pub mod packets;
+pub mod pieces;
 pub mod tables;
 
 pub use appliance::{Appliance, Sent, Steering, station};

@@ -266,31 +266,6 @@ fn packet_of(quote: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Fragments through the box end in their own counters; those for the box itself are the kernel's.
-#[test]
-fn udp_14_fragments_are_counted_and_dropped() {
-    everywhere(|lab| {
-        let (external, port) = lab.udp_mapping(HOST, 5000);
-        for (inbound, packet) in [
-            (false, Build::udp((HOST, 5000), (SERVER, 53), &[1; 64])),
-            (true, Build::udp((SERVER, 53), (&external, port), &[1; 64])),
-        ] {
-            for (field, reason) in [
-                (0x2000u16, DropReason::FragFirst),
-                (0x2009, DropReason::FragLater),
-                (0x0012, DropReason::FragLater),
-            ] {
-                let mut frame = packet.frame(u16::from(inbound));
-                frame[20..22].copy_from_slice(&field.to_be_bytes());
-                frame[24..26].fill(0);
-                let check = turnpike_wire::checksum::ones_complement(&frame[14..34]);
-                frame[24..26].copy_from_slice(&check.to_be_bytes());
-                lab.frame(u16::from(inbound), &frame).dropped(reason);
-            }
-        }
-    });
-}
-
 #[test]
 fn nat_1_every_payload_size_arrives() {
     everywhere(|lab| {

@@ -492,6 +492,134 @@ pub fn requests() -> Vec<Request> {
         }),
         Request::PinholeList,
         Request::PinholeRemove(PinholeRemove { id: 1 }),
+        Request::NatForward(NatForward { inside: "198.51.100.2".parse().unwrap(), time: None }),
+        Request::NatReverse(NatReverse {
+            external: "192.0.2.1".parse().unwrap(),
+            port: 5_056,
+            time: Some("2026-11-21T03:20:00.000Z".parse().unwrap()),
+        }),
+        Request::Rules(RulesRequest {
+            filter: RuleFilter {
+                subscriber: Some(prefix("192.168.0.0/24")),
+                protocol: Some(Protocol::UDP),
+                owner: Some("simco:proxy.example".into()),
+                group: Some(3),
+            },
+            cursor: Some("7".into()),
+            limit: 100,
+        }),
+        Request::RuleDelete(RuleDelete { id: 7 }),
+        Request::Groups(GroupsRequest { cursor: None, limit: 100 }),
+        Request::Agents,
+        Request::Sessions,
         Request::Version,
     ]
+}
+
+/// The example of RFC 7422, section 2.3.
+pub fn nat_forward() -> NatForwardData {
+    NatForwardData {
+        inside: "198.51.100.2".parse().unwrap(),
+        pool: "public".into(),
+        external: "192.0.2.1".parse().unwrap(),
+        ports: vec![PortRange { first: 5_056, last: 9_087 }],
+        since: Some("2026-11-20T08:00:00.000Z".parse().unwrap()),
+    }
+}
+
+pub fn nat_reverse() -> NatReverseData {
+    NatReverseData {
+        external: "192.0.2.1".parse().unwrap(),
+        port: 5_056,
+        pool: "public".into(),
+        holder: PortHolder::Inside,
+        inside: Some("198.51.100.2".parse().unwrap()),
+        since: Some("2026-11-20T08:00:00.000Z".parse().unwrap()),
+    }
+}
+
+pub fn rule() -> RuleData {
+    RuleData {
+        id: 7,
+        group: 3,
+        owner: "simco:proxy.example".into(),
+        zone: "inside".into(),
+        action: RuleAction::Enable,
+        direction: Some(RuleDirection::In),
+        protocol: Protocol::UDP,
+        ports: 2,
+        internal: Some("192.168.0.20:5004".into()),
+        outside: Some("203.0.113.18:40000".into()),
+        external: Some("192.0.2.33:*".into()),
+        locked: Some("192.0.2.33:9000".into()),
+        pool: Some("public".into()),
+        remote_ports: None,
+        state: PinholeState::Active,
+        created_at: ago(60),
+        expires_at: Some(Timestamp(NOW + 240_000)),
+        lifetime_seconds: Some(240),
+        description: Some("call 17".into()),
+    }
+}
+
+pub fn rules() -> Vec<RuleData> {
+    vec![
+        rule(),
+        RuleData {
+            id: 8,
+            group: 4,
+            owner: "pcp:inside/192.168.0.21".into(),
+            action: RuleAction::Reserve,
+            direction: None,
+            internal: None,
+            external: None,
+            locked: None,
+            state: PinholeState::Pending,
+            expires_at: None,
+            lifetime_seconds: None,
+            description: None,
+            ..rule()
+        },
+    ]
+}
+
+pub fn groups() -> Vec<GroupData> {
+    vec![
+        GroupData { id: 3, owner: "simco:proxy.example".into(), rules: 2, lifetime_seconds: Some(240) },
+        GroupData { id: 5, owner: "cli:0".into(), rules: 1, lifetime_seconds: None },
+    ]
+}
+
+pub fn agents() -> Vec<AgentData> {
+    vec![
+        AgentData {
+            agent: "simco:proxy.example".into(),
+            enabled: true,
+            rules: 12_345,
+            rules_limit: Some(100_000),
+            sessions: 2,
+            sessions_limit: 16,
+        },
+        AgentData {
+            agent: "cli:0".into(),
+            enabled: true,
+            rules: 1,
+            rules_limit: None,
+            sessions: 0,
+            sessions_limit: 0,
+        },
+    ]
+}
+
+pub fn sessions() -> Vec<SessionData> {
+    vec![SessionData {
+        id: 4,
+        agent: "simco:proxy.example".into(),
+        peer: "192.168.0.5:40112".into(),
+        security: "TLSv1.3".into(),
+        opened_at: ago(3600),
+        requests: 12_345,
+        refused: 2,
+        notifications: 7,
+    }]
 }

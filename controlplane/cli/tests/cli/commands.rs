@@ -19,8 +19,15 @@ const COMMANDS: &[(&[&str], &str, &str)] = &[
     (&["pinhole", "list"], "pinhole-list", "pinholes"),
     (&["pinhole", "remove", "1"], "pinhole-remove", "pinhole"),
     (&["pinhole", "add", "--protocol", "tcp", "--inside", "192.168.0.20:22"], "pinhole-add", "pinhole"),
+    (&["show", "rules"], "rules", "rules"),
+    (&["show", "groups"], "groups", "groups"),
+    (&["show", "agents"], "agents", "agents"),
+    (&["show", "sessions"], "sessions", "sessions"),
+    (&["rule", "delete", "7"], "rule-delete", "rule"),
     (&["config", "reload"], "config-reload", "reload"),
     (&["top", "--once"], "top-once", "status"),
+    (&["nat", "forward", "198.51.100.2"], "nat-forward", "nat_forward"),
+    (&["nat", "reverse", "192.0.2.1", "5056"], "nat-reverse", "nat_reverse"),
     (&["version"], "version", "version"),
 ];
 

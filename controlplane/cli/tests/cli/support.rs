@@ -62,6 +62,13 @@ pub fn answer(request: &Request) -> Vec<u8> {
         Request::ConfigReload => "reload",
         Request::PinholeAdd(_) | Request::PinholeRemove(_) => "pinhole",
         Request::PinholeList => "pinholes",
+        Request::NatForward(_) => "nat_forward",
+        Request::NatReverse(_) => "nat_reverse",
+        Request::Rules(_) => "rules",
+        Request::RuleDelete(_) => "rule",
+        Request::Groups(_) => "groups",
+        Request::Agents => "agents",
+        Request::Sessions => "sessions",
         Request::Version => "version",
     };
     let mut value: serde_json::Value = serde_json::from_str(&example_text(name)).unwrap();

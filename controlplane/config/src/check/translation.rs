@@ -2,7 +2,7 @@
 
 use super::{Zones, distinct_names, is_complete, limit, unknown};
 use crate::address::AddressRange;
-use crate::deterministic::Ranges;
+use crate::deterministic::Variables;
 use crate::model::{Config, NatTarget, Side};
 use crate::read::{Document, quoted};
 use std::collections::HashMap;
@@ -23,7 +23,7 @@ pub(super) fn check(config: &Config, zones: &Zones<'_>, document: &mut Document<
                 .refuse(&format!("pool[{i}].addresses"), "is empty: list at least one IPv4 address".into());
         }
         if !pool.addresses.is_empty()
-            && let Some(Err(what)) = Ranges::of(config, pool)
+            && let Some(Err(what)) = Variables::of(config, pool).map(|variables| variables.ranges())
         {
             let hint = "give it more addresses or ports, a smaller inside range or a smaller dynamic share";
             document

@@ -1,6 +1,6 @@
 //! Ports held back by command: reservations (RFC 5189 PRR), and leases to other workers.
 
-use super::{Binding, Bindings, ExternalKey, class_of, port_error};
+use super::{Binding, Bindings, ExternalKey, HELD_SHARE, class_of, port_error};
 use crate::policy::Policy;
 use crate::ports::{Class, Entry};
 use turnpike_abi::command::{PortLease, PortsReserve};
@@ -45,7 +45,7 @@ impl Bindings {
                 && (wanted.external.is_unspecified() || wanted.external == Address::v4(held.external));
             return if same { Ok((Address::v4(held.external), held.port)) } else { Err(AckResult::CONFLICT) };
         }
-        if self.reservations.len() >= self.capacity {
+        if self.reservations.len() >= self.capacity.div_ceil(HELD_SHARE) {
             return Err(AckResult::TABLE_FULL);
         }
         policy.pool(wanted.pool).ok_or(AckResult::NOT_IN_POOL)?;
@@ -155,7 +155,7 @@ impl Bindings {
         if keys.clone().all(|key| self.leases.get(&key) == Some(&(lease.owner, lease.pool))) {
             return Ok(());
         }
-        if self.leases.len() + usize::from(lease.ports.max(1)) > self.capacity {
+        if self.leases.len() + usize::from(lease.ports.max(1)) > self.capacity.div_ceil(HELD_SHARE) {
             return Err(AckResult::TABLE_FULL);
         }
         let ports = lease.ports.max(1);

@@ -4,6 +4,7 @@ use super::Class;
 use super::geometry::{BLOCK_WORDS, Geometry};
 use super::subscribers::Subscribers;
 use turnpike_abi::flow::NONE;
+use turnpike_shm::memory::prefetch_value;
 
 /// A block that somebody has.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +59,14 @@ impl Blocks {
 
     pub(super) fn find(&self, address: u32, number: u16) -> Option<u32> {
         self.directory.get(Self::place(address, number))?.checked_sub(1)
+    }
+
+    /// Asks for the record of a block.
+    pub(super) fn prefetch(&self, block: u32) {
+        if let Some(block) = self.slab.get(block as usize) {
+            prefetch_value(block);
+            prefetch_value(&block.links);
+        }
     }
 
     pub(super) fn record(&self, block: u32) -> Option<&Block> {

@@ -7,7 +7,7 @@ use core::hash::BuildHasher;
 use turnpike_abi::PoolId;
 use turnpike_abi::flow::NONE;
 use turnpike_abi::table::PoolRecord;
-use turnpike_shm::memory::Memory;
+use turnpike_shm::memory::{Memory, prefetch_value};
 
 /// What a subscriber has in a pool. One external address for all of it (RFC 4787 REQ-2, RFC 6888 REQ-2).
 #[derive(Clone, Copy, Debug)]
@@ -109,6 +109,18 @@ impl Subscribers {
         self.index.find(self.hash(inside, pool), |number| {
             self.slab.get(number as usize).is_some_and(|it| it.inside == inside && it.pool == pool)
         })
+    }
+
+    /// Asks for the line where the search for a subscriber begins.
+    pub(super) fn prefetch_index(&self, inside: [u8; 4], pool: PoolId) {
+        self.index.prefetch(self.hash(inside, pool));
+    }
+
+    /// Asks for the record that a subscriber likely has; returns its number.
+    pub(super) fn prefetch_record(&self, inside: [u8; 4], pool: PoolId) -> Option<u32> {
+        let number = self.index.guess(self.hash(inside, pool))?;
+        prefetch_value(self.slab.get(number as usize)?);
+        Some(number)
     }
 
     pub(super) fn record(&self, number: u32) -> Option<&Subscriber> {

@@ -5,6 +5,7 @@
 
 use super::Class;
 use turnpike_abi::WorkerId;
+use turnpike_shm::memory::prefetch_value;
 
 /// What a port stands for: an entry of a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +88,13 @@ impl Units {
 
     fn place(&self, address: u32, class: Class, word: u16) -> usize {
         (address as usize * Class::COUNT + class.index()) * self.words + usize::from(word)
+    }
+
+    /// Asks for the part of the directory that has a block's words.
+    pub(super) fn prefetch_directory(&self, address: u32, class: Class, word: u16) {
+        if let Some(entry) = self.directory.get(self.place(address, class, word)) {
+            prefetch_value(entry);
+        }
     }
 
     /// The unit of a word.

@@ -1,0 +1,323 @@
+//! The engine against what owners were told. Whatever the order in which notes become durable, workers answer,
+//! dataplanes come and go and the process restarts: what was granted is what the journal and the workers have once
+//! things calm down, and nothing else is.
+
+mod support;
+
+use proptest::prelude::*;
+use std::collections::{BTreeMap, VecDeque};
+use support::{Heard, World, access, agent, per, prr, tuple, udp};
+use turnpike_abi::event::AckResult;
+use turnpike_policy::{
+    Direction, Enable, Lifetime, Outside, Protocol, Reply, Request, Requester, Reserve, RuleId, State,
+    TransactionId, Tuple,
+};
+
+#[derive(Clone, Debug)]
+enum Op {
+    Enable { agent: u8, host: u8, port: u16, range: u16, wish: Option<(u16, bool)>, seconds: u32 },
+    Firewall { host: u8, port: u16 },
+    Reserve { agent: u8, host: Option<u8>, range: u16 },
+    Upgrade { which: usize, host: u8, port: u16 },
+    Change { which: usize, seconds: u32 },
+    Group { which: usize, seconds: u32 },
+    Durable,
+    Lost,
+    Answer,
+    Refuse,
+    Pass(u64),
+    Detach { emptied: bool, workers: u8 },
+    Restart,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    // Ports in blocks of every worker, few enough to collide.
+    let wish = proptest::option::of(((0u16..6).prop_map(|n| 506 + n * 2), any::<bool>()));
+    prop_oneof![
+        9 => (0u8..2, 1u8..5, 80u16..84, 1u16..4, wish, 1u32..30)
+            .prop_map(|(agent, host, port, range, wish, seconds)| Op::Enable { agent, host, port, range, wish, seconds }),
+        2 => (1u8..4, 80u16..82).prop_map(|(host, port)| Op::Firewall { host, port }),
+        4 => (0u8..2, proptest::option::of(1u8..5), 1u16..4)
+            .prop_map(|(agent, host, range)| Op::Reserve { agent, host, range }),
+        4 => (0usize..8, 1u8..5, 80u16..84).prop_map(|(which, host, port)| Op::Upgrade { which, host, port }),
+        4 => (0usize..8, 0u32..20).prop_map(|(which, seconds)| Op::Change { which, seconds: seconds.saturating_sub(8) }),
+        1 => (0usize..8, 0u32..3).prop_map(|(which, seconds)| Op::Group { which, seconds }),
+        14 => Just(Op::Durable),
+        1 => Just(Op::Lost),
+        18 => Just(Op::Answer),
+        1 => Just(Op::Refuse),
+        2 => (0u64..6).prop_map(Op::Pass),
+        1 => (any::<bool>(), 1u8..4).prop_map(|(emptied, workers)| Op::Detach { emptied, workers }),
+        1 => Just(Op::Restart),
+    ]
+}
+
+/// What the owners know.
+#[derive(Default)]
+struct Told {
+    /// Rules with their outside ends, and whether they are reservations.
+    rules: BTreeMap<RuleId, (Option<Tuple>, bool)>,
+    deleting: BTreeMap<TransactionId, Vec<RuleId>>,
+    seen: Seen,
+}
+
+#[derive(Default)]
+struct Seen {
+    granted: usize,
+    upgraded: usize,
+    refused: usize,
+    leased: usize,
+    shared: usize,
+    restarted: usize,
+}
+
+impl Told {
+    /// Takes what was said since the last time.
+    fn hear(&mut self, world: &mut World) {
+        for heard in std::mem::take(&mut world.heard) {
+            let Heard::Reply(transaction, result) = heard else { continue };
+            match result {
+                Ok(Reply::Enabled { rule, outside, .. }) => {
+                    if let Some((reserved, true)) = self.rules.insert(rule, (Some(outside), false)) {
+                        assert!(reserved.is_none_or(|reserved| reserved == outside), "A2 as reserved");
+                        self.seen.upgraded += 1;
+                    }
+                    self.seen.granted += 1;
+                }
+                Ok(Reply::Reserved { rule, outside, .. }) => {
+                    self.rules.insert(rule, (outside, true));
+                }
+                Ok(Reply::Lifetime(Lifetime::NONE)) => {
+                    for rule in self.deleting.remove(&transaction).unwrap_or_default() {
+                        assert!(!world.disk.contains_key(&rule), "deleted, but in the journal");
+                        self.rules.remove(&rule);
+                    }
+                }
+                Ok(_) => {}
+                Err(_) => self.seen.refused += 1,
+            }
+        }
+        // What expired is announced, and gone for its owner.
+        for audit in std::mem::take(&mut world.audits) {
+            if let turnpike_policy::AuditEvent::Ended { rule, .. } = audit.event {
+                self.rules.remove(&rule.id);
+            }
+        }
+    }
+}
+
+fn step(world: &mut World, told: &mut Told, op: &Op) {
+    let by = |number: u8| Requester::new(agent(["a", "b"][usize::from(number)]));
+    let nth = |told: &Told, which: usize| told.rules.keys().nth(which % told.rules.len().max(1)).copied();
+    match op {
+        Op::Enable { agent, host, port, range, wish, seconds } => {
+            let outside =
+                wish.map(|(port, strict)| Outside { port: Some(port), strict, ..Outside::default() });
+            let host = format!("10.0.0.{host}");
+            let enable = Enable { range: *range, outside, lifetime: Lifetime(*seconds), ..udp(&host, *port) };
+            world.submit(&by(*agent), Request::Enable(Box::new(enable)));
+        }
+        Op::Firewall { host, port } => {
+            let internal = tuple(&format!("172.16.0.{host}"), *port);
+            let enable = per(Protocol::TCP, internal, tuple("192.0.2.1", 9), Direction::Inbound);
+            world.submit(&by(0), Request::Enable(Box::new(enable)));
+        }
+        Op::Reserve { agent, host, range } => {
+            let host = host.map(|host| format!("10.0.0.{host}"));
+            let reserve = Reserve { lifetime: Lifetime(25), ..prr(host.as_deref(), *range) };
+            world.submit(&by(*agent), Request::Reserve(Box::new(reserve)));
+        }
+        Op::Upgrade { which, host, port } => {
+            let Some(id) = nth(told, *which) else { return };
+            let Some((rule, _)) = world.engine.rule(id) else { return };
+            let (owner, range) = (rule.owner.clone(), rule.range);
+            let enable = Enable { reserved: Some(id), range, ..udp(&format!("10.0.0.{host}"), *port) };
+            world.submit(&Requester::new(owner), Request::Enable(Box::new(enable)));
+        }
+        Op::Change { which, seconds } => {
+            let Some(rule) = nth(told, *which) else { return };
+            let request = Request::RuleLifetime { rule, lifetime: Lifetime(*seconds) };
+            let transaction = world.submit(&Requester::new(agent("boss")), request);
+            if *seconds == 0 {
+                told.deleting.insert(transaction, vec![rule]);
+            }
+        }
+        Op::Group { which, seconds } => {
+            let Some(rule) = nth(told, *which).and_then(|id| world.engine.rule(id)) else { return };
+            let group = rule.0.group;
+            let members: Vec<RuleId> = world
+                .engine
+                .rules()
+                .filter(|(rule, _)| rule.group == group)
+                .map(|(rule, _)| rule.id)
+                .collect();
+            let request = Request::GroupLifetime { group, lifetime: Lifetime(*seconds) };
+            let transaction = world.submit(&Requester::new(agent("boss")), request);
+            if *seconds == 0 {
+                told.deleting.insert(transaction, members);
+            }
+        }
+        Op::Durable => {
+            if let Some((ticket, notes)) = world.slow_disk.as_mut().and_then(VecDeque::pop_front) {
+                world.write(ticket, notes);
+            }
+        }
+        Op::Lost => {
+            // Deletions are carried out whatever the disk says, and repeated after a crash: not here.
+            let forgets = |notes: &[turnpike_policy::Note]| {
+                notes.iter().any(|note| !matches!(note, turnpike_policy::Note::Write(_)))
+            };
+            let queue = world.slow_disk.as_mut().unwrap();
+            if queue.front().is_some_and(|(_, notes)| !forgets(notes))
+                && let Some((ticket, _)) = queue.pop_front()
+            {
+                world.engine.not_durable(ticket, world.now);
+            }
+        }
+        Op::Answer => {
+            if let Some((token, worker, command)) = world.slow_workers.as_mut().and_then(VecDeque::pop_front)
+            {
+                world.carry_out(token, worker, command);
+            }
+        }
+        Op::Refuse => world.workers.refuse = Some(AckResult::TABLE_FULL),
+        Op::Pass(seconds) => world.pass(*seconds),
+        Op::Detach { emptied, workers } => {
+            world.slow_workers = Some(VecDeque::new());
+            world.engine.detached(world.now);
+            world.run();
+            if *emptied {
+                world.workers = support::Workers { count: *workers, ..support::Workers::default() };
+            }
+            world.attach();
+        }
+        Op::Restart => {
+            told.hear(world);
+            told.deleting.clear();
+            told.seen.restarted += 1;
+            // What the dead process was asked to delete and had not answered for may be either.
+            world.restart();
+            told.rules.retain(|id, _| world.engine.rule(*id).is_some());
+            world.attach();
+        }
+    }
+    world.run();
+    told.hear(world);
+    told.seen.leased += world.workers.leases.len();
+    let pinholes: Vec<_> = world.workers.pinholes.values().collect();
+    told.seen.shared +=
+        usize::from(pinholes.windows(2).any(|pair| {
+            (pair[0].0.inside, pair[0].0.inside_port) == (pair[1].0.inside, pair[1].0.inside_port)
+        }));
+}
+
+/// Lets everything that is under way happen.
+fn calm(world: &mut World, told: &mut Told) {
+    world.workers.refuse = None;
+    for _ in 0..10_000 {
+        step(world, told, &Op::Durable);
+        step(world, told, &Op::Answer);
+        let disk = world.slow_disk.as_ref().is_some_and(VecDeque::is_empty);
+        let workers = world.slow_workers.as_ref().is_some_and(VecDeque::is_empty);
+        if disk && workers {
+            return;
+        }
+    }
+    panic!("no end of it");
+}
+
+fn check(world: &mut World, told: &mut Told) {
+    calm(world, told);
+    // Suspended rules are tried again, some other rule's end having made room.
+    for _ in 0..3 {
+        step(world, told, &Op::Pass(6));
+        calm(world, told);
+    }
+    assert_eq!(world.engine.under_way(), 0);
+    let mut expected = BTreeMap::new();
+    for (rule, state) in world.engine.rules() {
+        assert_eq!(state, State::Active, "{rule:?}");
+        expected.insert(rule.id, rule.clone());
+    }
+    assert_eq!(world.disk, expected, "the journal has what was granted");
+    assert_eq!(world.engine.len(), expected.len());
+    let told_ids: Vec<RuleId> = told.rules.keys().copied().collect();
+    assert_eq!(told_ids, expected.keys().copied().collect::<Vec<_>>(), "owners know what they have");
+    let mut pinholes = Vec::new();
+    let mut reservations = Vec::new();
+    for (id, (outside, reserve)) in &told.rules {
+        let rule = &expected[id];
+        if rule.pool.is_some() {
+            let end = rule.outside.map(|end| Tuple::new(end.address.into(), end.port));
+            assert_eq!(end, *outside, "the end that was promised");
+        }
+        if *reserve { reservations.push(u64::from(id.0)) } else { pinholes.push(u64::from(id.0)) }
+    }
+    assert_eq!(world.workers.pinholes.keys().copied().collect::<Vec<_>>(), pinholes);
+    assert_eq!(world.workers.reservations.keys().copied().collect::<Vec<_>>(), reservations);
+    // An outside port belongs to one inside port.
+    let mut ports: BTreeMap<(std::net::Ipv4Addr, u16), (std::net::IpAddr, u16)> = BTreeMap::new();
+    for rule in expected.values() {
+        let (Some(end), Some(internal)) = (rule.outside, rule.internal.filter(|tuple| tuple.port != 0))
+        else {
+            continue;
+        };
+        for offset in 0..rule.range {
+            let inside = (internal.address, internal.port + offset);
+            let before = ports.insert((end.address, end.port + offset), inside);
+            assert!(before.is_none_or(|before| before == inside), "{:?} twice", (end, offset));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    #[test]
+    fn promises_are_kept(ops in proptest::collection::vec(op(), 1..120), workers in 1u8..4) {
+        let mut world = World::with(access(), workers);
+        world.slow_disk = Some(VecDeque::new());
+        world.slow_workers = Some(VecDeque::new());
+        let mut told = Told::default();
+        for op in &ops {
+            step(&mut world, &mut told, op);
+        }
+        check(&mut world, &mut told);
+    }
+}
+
+/// The generator reaches what is worth it.
+#[test]
+fn the_interesting_cases_happen() {
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+    let mut runner = TestRunner::deterministic();
+    let mut seen = Seen::default();
+    for _ in 0..60 {
+        let ops = proptest::collection::vec(op(), 80..160).new_tree(&mut runner).unwrap().current();
+        let mut world = World::with(access(), 2);
+        world.slow_disk = Some(VecDeque::new());
+        world.slow_workers = Some(VecDeque::new());
+        let mut told = Told::default();
+        for op in &ops {
+            step(&mut world, &mut told, op);
+        }
+        check(&mut world, &mut told);
+        seen.granted += told.seen.granted;
+        seen.upgraded += told.seen.upgraded;
+        seen.refused += told.seen.refused;
+        seen.leased += told.seen.leased;
+        seen.shared += told.seen.shared;
+        seen.restarted += told.seen.restarted;
+    }
+    for (what, count) in [
+        ("granted", seen.granted),
+        ("upgraded", seen.upgraded),
+        ("refused", seen.refused),
+        ("leased", seen.leased),
+        ("shared", seen.shared),
+        ("restarted", seen.restarted),
+    ] {
+        assert!(count >= 10, "{what}: {count}");
+    }
+}

@@ -1,0 +1,950 @@
+//! RFC 5189 row by row: each test is named after the requirement it shows.
+
+mod support;
+
+use support::{Heard, World, access, agent, network, per, profile, prr, tuple, udp};
+use turnpike_abi::command::PinholeAdd;
+use turnpike_abi::event::AckResult;
+use turnpike_policy::{
+    Action, Agent, AuditEvent, Behaviour, Direction, Enable, Event, Filter, Find, Front, GroupId, IpVersion,
+    Lifetime, Lock, Network, Outside, Parity, Permit, PortParity, Protocol, Refusal, Reply, Request,
+    Requester, Reserve, Rights, RuleId, Scope, Service, SessionEnd, SessionId, State, Time, Tuple,
+};
+
+fn gone(rule: RuleId) -> Event {
+    Event::Rule { rule, lifetime: Lifetime::NONE }
+}
+
+#[test]
+fn a_gen_01_every_request_gets_one_reply() {
+    let mut world = World::new();
+    let by = world.by("a");
+    let requests = [
+        Request::Reserve(Box::new(prr(None, 2))),
+        Request::Enable(Box::new(udp("10.0.0.1", 5004))),
+        Request::RuleLifetime { rule: RuleId(1), lifetime: Lifetime(60) },
+        Request::RuleList(Filter::default()),
+        Request::RuleStatus(RuleId(1)),
+        Request::GroupLifetime { group: GroupId(1), lifetime: Lifetime(60) },
+        Request::GroupList,
+        Request::GroupStatus(GroupId(1)),
+        Request::RuleLifetime { rule: RuleId(1), lifetime: Lifetime::NONE },
+        Request::RuleStatus(RuleId(99)),
+    ];
+    let transactions: Vec<_> = requests.iter().map(|request| world.submit(&by, request.clone())).collect();
+    for transaction in &transactions {
+        assert!(world.answer(*transaction).is_some(), "{transaction:?}");
+    }
+    let replies = world.heard.iter().filter(|heard| matches!(heard, Heard::Reply(..))).count();
+    assert_eq!(replies, transactions.len());
+}
+
+#[test]
+fn a_gen_02_replies_carry_the_identity_of_their_request() {
+    let mut world = World::new();
+    world.slow_workers = Some(Default::default());
+    let by = world.by("a");
+    let first = world.submit(&by, Request::Enable(Box::new(udp("10.0.0.1", 1))));
+    let second = world.submit(&by, Request::Enable(Box::new(udp("10.0.0.2", 2))));
+    assert_eq!((world.answer(first), world.answer(second)), (None, None));
+    // The later one is carried out first.
+    let mut queue = world.slow_workers.take().unwrap();
+    while let Some((token, worker, command)) = queue.pop_back() {
+        world.carry_out(token, worker, command);
+        world.run();
+    }
+    let rule = |world: &World, transaction| match world.answer(transaction) {
+        Some(Ok(Reply::Enabled { rule, .. })) => rule,
+        other => panic!("{other:?}"),
+    };
+    let (first, second) = (rule(&world, first), rule(&world, second));
+    assert_eq!(world.engine.rule(first).unwrap().0.internal, Some(tuple("10.0.0.1", 1)));
+    assert_eq!(world.engine.rule(second).unwrap().0.internal, Some(tuple("10.0.0.2", 2)));
+}
+
+#[test]
+fn a_gen_03_refusals_have_a_reason_and_a_code_in_each_protocol() {
+    let mut world = World::new();
+    let refusal = world.status("a", RuleId(9)).unwrap_err();
+    assert_eq!(refusal, Refusal::NoSuchRule(RuleId(9)));
+    assert_eq!((refusal.simco(), refusal.pcp().code, refusal.reason()), (0x43, 3, "no_such_rule"));
+    assert!(matches!(world.audits.last().unwrap().event, AuditEvent::Refused { transaction: "prs", .. }));
+}
+
+#[test]
+fn a_gen_04_notification_identities_never_repeat_over_sessions() {
+    let mut world = World::new();
+    for name in ["a", "a", "boss", "backup"] {
+        world.open(name);
+    }
+    for port in 1..20 {
+        world.enable("a", udp("10.0.0.1", port)).unwrap();
+    }
+    let mut ids: Vec<_> = world
+        .heard
+        .iter()
+        .filter_map(|heard| match heard {
+            Heard::Notification(_, notification) => Some(notification.id),
+            Heard::Reply(..) => None,
+        })
+        .collect();
+    let count = ids.len();
+    assert_eq!(count, 4 * 19);
+    ids.dedup();
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), count);
+}
+
+#[test]
+fn a_gen_05_requests_are_atomic() {
+    // Two agents race for the last ports: one wins, and the other has nothing at all.
+    let mut world = World::with(access(), 1);
+    world.workers.last_port = Some(1026);
+    world.slow_workers = Some(Default::default());
+    let (a, b) = (world.by("a"), world.by("b"));
+    let first = world.submit(&a, Request::Reserve(Box::new(prr(None, 2))));
+    let second =
+        world.submit(&b, Request::Reserve(Box::new(Reserve { parity: PortParity::Odd, ..prr(None, 2) })));
+    let mut queue = world.slow_workers.take().unwrap();
+    while let Some((token, worker, command)) = queue.pop_front() {
+        world.carry_out(token, worker, command);
+    }
+    world.run();
+    let answers = [world.answer(first).unwrap(), world.answer(second).unwrap()];
+    assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1, "{answers:?}");
+    assert_eq!(world.workers.reservations.len(), 1);
+    assert_eq!(world.engine.len(), 1);
+    // What is under way is not to be seen.
+    world.slow_disk = Some(Default::default());
+    let third = world.submit(
+        &a,
+        Request::Enable(Box::new(Enable {
+            external: tuple("192.0.2.1", 7),
+            ..Enable::new(Protocol::UDP, tuple("172.16.0.1", 7), Direction::Inbound, Lifetime(9))
+        })),
+    );
+    assert_eq!(world.answer(third), None);
+    assert_eq!(world.list("a").len(), usize::from(answers[0].is_ok()));
+}
+
+#[test]
+fn a_gen_06_identities_are_unique_and_owners_stay() {
+    let mut world = World::new();
+    let (first, first_group, _) = world.enable("a", udp("10.0.0.1", 1)).unwrap();
+    let (second, second_group, _) = world.enable("b", udp("10.0.0.2", 1)).unwrap();
+    assert!(first != second && first_group != second_group);
+    world.lifetime("boss", first, 100).unwrap();
+    assert_eq!(world.status("a", first).unwrap().rule.owner, agent("a"));
+    world.lifetime("a", first, 0).unwrap();
+    world.restart();
+    world.attach();
+    let (third, third_group, _) = world.enable("a", udp("10.0.0.3", 1)).unwrap();
+    assert!(third > second && third_group > second_group, "identities are not given out again");
+    assert_eq!(world.status("b", second).unwrap().rule.owner, agent("b"));
+}
+
+#[test]
+fn a_gen_07_groups_belong_to_one_owner() {
+    let mut world = World::new();
+    let (_, group, _) = world.enable("a", udp("10.0.0.1", 1)).unwrap();
+    let join = |port| Enable { group: Some(group), ..udp("10.0.0.1", port) };
+    assert_eq!(world.enable("a", join(2)).unwrap().1, group);
+    assert_eq!(world.enable("b", join(3)).unwrap_err(), Refusal::NotYourGroup(group));
+    // Not even who may act on it: the group's rules have one owner.
+    assert_eq!(world.enable("boss", join(4)).unwrap_err(), Refusal::NotYourGroup(group));
+    let reserve = Reserve { group: Some(group), ..prr(None, 2) };
+    assert_eq!(world.reserve("b", reserve).unwrap_err().simco(), 0x46);
+    assert_eq!(world.group_lifetime("b", group, 0).unwrap_err(), Refusal::NotYourGroup(group));
+}
+
+#[test]
+fn a_gen_08_agents_see_their_own_rules_and_administrators_all() {
+    let mut world = World::new();
+    let (mine, ..) = world.enable("a", udp("10.0.0.1", 1)).unwrap();
+    let (theirs, ..) = world.enable("b", udp("10.0.0.2", 1)).unwrap();
+    assert_eq!(world.list("a"), [mine]);
+    assert_eq!(world.list("boss"), [mine, theirs]);
+    assert_eq!(world.list("backup"), [mine], "takeover of a");
+    assert_eq!(world.status("a", theirs).unwrap_err(), Refusal::NotYourRule(theirs));
+    assert_eq!(world.lifetime("c", mine, 0).unwrap_err().simco(), 0x45);
+    world.lifetime("backup", mine, 0).unwrap();
+    let mut hidden = access();
+    hidden.hide_foreign = true;
+    world.engine.set_access(hidden, world.now);
+    assert_eq!(world.status("a", theirs).unwrap_err(), Refusal::NoSuchRule(theirs));
+}
+
+#[test]
+fn a_gen_09_capabilities_are_those_of_the_configuration() {
+    let mut access = access();
+    let simco = access.fronts.get_mut(&Front::Simco).unwrap();
+    let narrow = turnpike_policy::Profile {
+        rights: Rights::ENABLE,
+        external_wildcard: false,
+        lifetime: Lifetime(77),
+        idle: Some(30),
+        sessions: 2,
+        ..profile()
+    };
+    simco.agents.insert("narrow".into(), narrow);
+    let mut world = World::with(access, 1);
+    let (_, all) = world.try_open("a").unwrap();
+    assert!(all.firewall && all.nat && all.external_wildcard && all.port_wildcard && all.persistent);
+    assert!(!all.internal_wildcard);
+    assert_eq!(all.lifetime, Lifetime(3600));
+    let (_, few) = world.try_open("narrow").unwrap();
+    assert!(!few.external_wildcard);
+    assert_eq!((few.lifetime, few.idle, few.sessions), (Lifetime(77), Some(30), 2));
+    let mut untranslated = world.engine.access().clone();
+    untranslated.realm.translations.clear();
+    world.engine.set_access(untranslated, world.now);
+    assert!(!world.try_open("b").unwrap().1.nat);
+}
+
+#[test]
+fn a_gen_10_the_transactions_an_agent_may_use_are_announced_and_enforced() {
+    let mut access = access();
+    let simco = access.fronts.get_mut(&Front::Simco).unwrap();
+    let reader = turnpike_policy::Profile { rights: Rights::READ, ..profile() };
+    simco.agents.insert("reader".into(), reader);
+    let mut world = World::with(access, 1);
+    let (_, all) = world.try_open("a").unwrap();
+    assert_eq!(all.transactions, ["prr", "per", "prl", "prs", "gl", "gs", "rlc", "glc"]);
+    let (_, few) = world.try_open("reader").unwrap();
+    assert_eq!(few.transactions, ["prl", "prs", "gl", "gs"]);
+    assert_eq!(world.enable("reader", udp("10.0.0.1", 1)).unwrap_err().simco(), 0x41);
+    assert_eq!(world.reserve("reader", prr(None, 2)).unwrap_err().simco(), 0x41);
+    assert_eq!(world.lifetime("reader", RuleId(1), 0).unwrap_err().simco(), 0x41);
+    assert!(world.list("reader").is_empty());
+}
+
+/// Every way to be refused leaves everything as it was.
+#[test]
+fn a_gen_12_a_failed_request_changes_no_state() {
+    let mut world = World::new();
+    let (rule, group, _) = world.enable("a", udp("10.0.0.1", 5000)).unwrap();
+    let (reserved, _, outside) = world.reserve("a", prr(Some("10.0.0.9"), 2)).unwrap();
+    let taken = outside.unwrap();
+    let strict =
+        |port| Some(Outside { address: Some(taken.address), port: Some(port), strict: true, pool: None });
+    let pea = |enable: Enable| Enable { reserved: Some(reserved), range: 2, ..enable };
+    let wrong: Vec<(&str, Enable, u8)> = vec![
+        ("a", Enable { group: Some(GroupId(77)), ..udp("10.0.0.1", 1) }, 0x44),
+        ("b", Enable { group: Some(group), ..udp("10.0.0.1", 1) }, 0x46),
+        ("a", udp("192.0.2.1", 1), 0x41),
+        ("a", udp("10.0.0.0/24", 1), 0x4C),
+        ("a", udp("10.0.0.1", 0), 0x4C),
+        ("a", udp("127.0.0.1", 1), 0x53),
+        ("a", Enable { range: 65, ..udp("10.0.0.1", 1) }, 0x56),
+        ("a", Enable { range: 0, ..udp("10.0.0.1", 1) }, 0x56),
+        ("a", Enable { range: 2, ..udp("10.0.0.1", 65535) }, 0x55),
+        ("a", Enable { external: tuple("2001:db8::9", 1), ..udp("10.0.0.1", 1) }, 0x4F),
+        ("a", Enable { protocol: Protocol(99), ..udp("10.0.0.1", 1) }, 0x54),
+        ("a", Enable { protocol: Protocol::ANY, ..udp("10.0.0.1", 1) }, 0x54),
+        ("a", Enable { lifetime: Lifetime::NONE, ..udp("10.0.0.1", 1) }, 0x4A),
+        ("a", Enable { interfaces: Some(("x".into(), "y".into())), ..udp("10.0.0.1", 1) }, 0x4A),
+        ("a", Enable { outside: strict(taken.port + 1), ..udp("10.0.0.1", 1) }, 0x50),
+        ("a", Enable { reserved: Some(RuleId(77)), ..udp("10.0.0.1", 1) }, 0x43),
+        ("a", Enable { reserved: Some(rule), ..udp("10.0.0.1", 1) }, 0x4B),
+        ("b", pea(udp("10.0.0.9", 5004)), 0x45),
+        ("a", Enable { protocol: Protocol::TCP, ..pea(udp("10.0.0.9", 5004)) }, 0x4D),
+        ("a", Enable { range: 3, ..pea(udp("10.0.0.9", 5004)) }, 0x4B),
+        ("a", pea(udp("10.0.0.8", 5004)), 0x4B),
+        ("a", Enable { parity: Parity::Same, ..pea(udp("10.0.0.9", 5005)) }, 0x58),
+        ("a", Enable { external: tuple("2001:db8::9", 1), ..pea(udp("2001:db8::1", 5004)) }, 0x4F),
+    ];
+    let before = world.picture();
+    for (name, enable, code) in wrong {
+        let refusal = world.enable(name, enable.clone()).unwrap_err();
+        assert_eq!(refusal.simco(), code, "{enable:?}: {refusal}");
+        assert_eq!(world.picture(), before, "{enable:?}");
+    }
+    for result in [AckResult::NO_PORT, AckResult::TABLE_FULL, AckResult::LIMIT, AckResult::TOO_MANY] {
+        for enable in [udp("10.0.0.1", 1), pea(udp("10.0.0.9", 5004))] {
+            world.workers.refuse = Some(result);
+            assert_eq!(world.enable("a", enable).unwrap_err(), Refusal::Worker(result));
+            assert_eq!(world.picture(), before);
+        }
+    }
+}
+
+#[test]
+fn a_gen_13_overlap_is_accepted_and_conflict_is_first_come_first_served() {
+    let mut world = World::new();
+    let (first, _, outside) = world.enable("a", udp("10.0.0.1", 80)).unwrap();
+    let (second, _, same) = world.enable("b", udp("10.0.0.1", 80)).unwrap();
+    assert_ne!(first, second);
+    assert_eq!(outside, same, "one inside end has one outside end");
+    assert_eq!(world.workers.pinholes.len(), 2);
+    world.lifetime("a", first, 0).unwrap();
+    assert_eq!(world.workers.pinholes.len(), 1, "packets pass until both are gone");
+    let wish = Outside { address: Some(outside.address), port: Some(outside.port), strict: true, pool: None };
+    let conflict = world.enable("c", Enable { outside: Some(wish), ..udp("10.0.0.3", 80) }).unwrap_err();
+    assert!(matches!(conflict, Refusal::ExternalTaken { holder, .. } if holder == second), "{conflict:?}");
+    assert_eq!(world.status("b", second).unwrap().state, State::Active);
+    world.lifetime("b", second, 0).unwrap();
+    assert!(world.workers.pinholes.is_empty() && world.workers.leases.is_empty());
+}
+
+#[test]
+fn a_ses_03_authorization_is_decided_before_the_session_is_open() {
+    let mut world = World::new();
+    assert_eq!(world.try_open("stranger").unwrap_err().simco(), 0x24);
+    let mut off = access();
+    off.fronts.get_mut(&Front::Simco).unwrap().zones.clear();
+    world.engine.set_access(off, world.now);
+    let refusal = world.try_open("a").unwrap_err();
+    assert!(matches!(refusal, Refusal::NotEnabled { .. }), "nothing is open unless the operator says so");
+    assert!(matches!(world.audits.last().unwrap().event, AuditEvent::Session { session: None, .. }));
+}
+
+#[test]
+fn a_ses_05_rules_survive_their_session() {
+    let mut world = World::new();
+    let session = world.open("a");
+    let by = world.by("a").in_session(session);
+    world.ask(&by, Request::Enable(Box::new(udp("10.0.0.1", 80)))).unwrap();
+    world.engine.close_session(session);
+    world.pass(299);
+    assert_eq!(world.workers.pinholes.len(), 1);
+    world.pass(1);
+    assert!(world.workers.pinholes.is_empty() && world.disk.is_empty());
+}
+
+#[test]
+fn a_ses_06_a_session_that_is_ended_hears_why_once_and_nothing_more() {
+    let mut world = World::new();
+    let (a, b) = (world.open("a"), world.open("b"));
+    let mut less = access();
+    less.fronts.get_mut(&Front::Simco).unwrap().agents.remove("a");
+    world.engine.set_access(less, world.now);
+    world.run();
+    let ended = (a, Event::SessionEnded(SessionEnd::NotAuthorized));
+    assert_eq!(world.notifications(), [ended], "one agent is affected");
+    world.enable("b", udp("10.0.0.1", 80)).unwrap();
+    assert!(!world.engine.has_session(a) && world.engine.has_session(b));
+    assert!(world.notifications().iter().all(|(session, _)| *session == b));
+}
+
+#[test]
+fn a_ses_07_several_sessions_may_be_of_one_agent() {
+    let mut world = World::new();
+    let first = world.open("a");
+    let second = world.open("a");
+    let by = world.by("a").in_session(first);
+    world.ask(&by, Request::Enable(Box::new(udp("10.0.0.1", 80)))).unwrap();
+    let heard: Vec<SessionId> = world.notifications().iter().map(|(session, _)| *session).collect();
+    assert_eq!(heard, [second]);
+    world.open("a");
+    world.open("a");
+    assert_eq!(world.try_open("a").unwrap_err().simco(), 0x21, "as many as the configuration allows");
+}
+
+#[test]
+fn a_adr_02_versions_protocol_and_range_are_equal_on_all_tuples() {
+    let mut world = World::new();
+    let mixed = Enable { external: tuple("2001:db8::2", 80), ..udp("10.0.0.1", 80) };
+    assert_eq!(world.enable("a", mixed).unwrap_err(), Refusal::Versions);
+    let reserve = Reserve { external_version: IpVersion::V6, ..prr(None, 1) };
+    assert_eq!(world.reserve("a", reserve).unwrap_err(), Refusal::Versions);
+}
+
+#[test]
+fn a_adr_03_a1_is_a3_and_a2_is_a0_without_translation() {
+    let mut world = World::new();
+    for (host, translated) in [("10.0.0.1", true), ("172.16.0.1", false), ("2001:db8::1", false)] {
+        let external = if host.contains(':') { tuple("2001:db8::9", 7) } else { tuple("192.0.2.9", 7) };
+        let enable = per(Protocol::UDP, tuple(host, 80), external, Direction::Inbound);
+        let by = world.by("a");
+        let Ok(Reply::Enabled { inside, outside, .. }) = world.ask(&by, Request::Enable(Box::new(enable)))
+        else {
+            panic!("{host}");
+        };
+        assert_eq!(inside, external, "A1 is A3");
+        assert_eq!(outside == tuple(host, 80), !translated, "A2 is A0 on a pure firewall alone");
+    }
+    let twice = Reserve { service: Service::Twice { lenient: false }, ..prr(None, 2) };
+    assert_eq!(world.reserve("a", twice.clone()).unwrap_err(), Refusal::TwiceNat);
+    let lenient = Reserve { service: Service::Twice { lenient: true }, ..prr(None, 2) };
+    assert!(world.reserve("a", lenient).unwrap().2.is_some(), "A2 alone (row A-AMB-06)");
+    let firewall = Reserve { internal_version: IpVersion::V6, external_version: IpVersion::V6, ..twice };
+    assert_eq!(world.reserve("a", firewall).unwrap().2, None, "a firewall ignores the parameter");
+}
+
+#[test]
+fn a_adr_05_port_0_is_every_port_and_a_range_is_consecutive() {
+    let mut world = World::new();
+    world.enable("a", udp("10.0.0.1", 80)).unwrap();
+    let (add, _) = world.workers.pinholes.values().next().unwrap();
+    assert_eq!((add.remote_port_first, add.remote_port_last), (0, u16::MAX));
+    let range = Enable { range: 4, external: tuple("192.0.2.1", 7000), ..udp("10.0.0.2", 5004) };
+    let (rule, _, outside) = world.enable("a", range).unwrap();
+    let (add, ack) = world.workers.pinholes[&u64::from(rule.0)];
+    assert_eq!((add.ports, add.inside_port, ack.external_port), (4, 5004, outside.port));
+    assert_eq!((add.remote_port_first, add.remote_port_last), (7000, 7003));
+    // One port in the middle of the range has the outside port in the middle.
+    let (_, _, middle) = world.enable("b", udp("10.0.0.2", 5006)).unwrap();
+    assert_eq!(middle.port, outside.port + 2);
+}
+
+#[test]
+fn a_adr_06_parity() {
+    let mut world = World::new();
+    for (parity, rest) in [(PortParity::Even, 0), (PortParity::Odd, 1)] {
+        let (_, _, outside) = world.reserve("a", Reserve { parity, ..prr(None, 2) }).unwrap();
+        assert_eq!(outside.unwrap().port % 2, rest);
+    }
+    for port in [5004, 5005] {
+        let same = Enable { parity: Parity::Same, ..udp("10.0.0.1", port) };
+        assert_eq!(world.enable("a", same).unwrap().2.port % 2, port % 2);
+    }
+}
+
+#[test]
+fn a_adr_07_address_wildcards_are_local_policy() {
+    let mut access = access();
+    let simco = access.fronts.get_mut(&Front::Simco).unwrap();
+    let strict = turnpike_policy::Profile {
+        external_wildcard: false,
+        outside: vec![network("192.0.2.0/24")],
+        ..profile()
+    };
+    simco.agents.insert("strict".into(), strict);
+    let mut world = World::with(access, 1);
+    let towards = |external| per(Protocol::UDP, tuple("10.0.0.1", 80), external, Direction::Inbound);
+    assert!(world.enable("a", towards(Tuple::any(IpVersion::V4))).is_ok());
+    let refusal = world.enable("strict", towards(tuple("192.0.2.0/28", 80))).unwrap_err();
+    assert_eq!(refusal.simco(), 0x4C);
+    assert!(world.enable("strict", towards(tuple("192.0.2.1", 0))).is_ok(), "one port may be wild");
+    assert_eq!(world.enable("strict", towards(tuple("198.51.100.1", 0))).unwrap_err().simco(), 0x41);
+    // A0 is never a prefix.
+    let wide = per(Protocol::UDP, tuple("10.0.0.0/24", 80), tuple("192.0.2.1", 80), Direction::Inbound);
+    assert_eq!(world.enable("boss", wide).unwrap_err().simco(), 0x4C);
+}
+
+#[test]
+fn a_adr_08_direction_reaches_the_worker() {
+    let mut world = World::new();
+    for (direction, flags) in [
+        (Direction::Inbound, PinholeAdd::INBOUND),
+        (Direction::Outbound, PinholeAdd::OUTBOUND),
+        (Direction::Bidirectional, 0),
+    ] {
+        let enable = Enable::new(Protocol::TCP, tuple("10.0.0.1", 80), direction, Lifetime(9));
+        let (rule, ..) = world.enable("a", enable).unwrap();
+        let (add, _) = world.workers.pinholes[&u64::from(rule.0)];
+        assert_eq!(add.flags & (PinholeAdd::INBOUND | PinholeAdd::OUTBOUND), flags);
+    }
+}
+
+#[test]
+fn a_prr_01_a_pure_firewall_reserves_nothing_and_goes_through_the_same_states() {
+    let mut world = World::new();
+    let reserve = Reserve { internal: Some(tuple("172.16.0.1", 0)), ..prr(None, 2) };
+    let (rule, _, outside) = world.reserve("a", reserve).unwrap();
+    assert_eq!(outside, None);
+    assert!(world.workers.reservations.is_empty());
+    assert!(matches!(world.status("a", rule).unwrap().rule.action, Action::Reserve(_)));
+    let enable = Enable { reserved: Some(rule), range: 2, ..udp("172.16.0.1", 5004) };
+    assert_eq!(world.enable("a", enable).unwrap(), (rule, GroupId(1), tuple("172.16.0.1", 5004)));
+}
+
+#[test]
+fn a_prr_02_nat_reserves_a2() {
+    let mut world = World::new();
+    let (rule, _, outside) = world.reserve("a", prr(None, 2)).unwrap();
+    let outside = outside.unwrap();
+    assert_eq!(outside.length, 32);
+    let status = world.status("a", rule).unwrap();
+    assert_eq!((status.outside, status.inside, status.rule.range), (Some(outside), None, 2));
+}
+
+#[test]
+fn a_prr_03_nothing_passes_and_nobody_else_gets_what_is_reserved() {
+    let mut world = World::with(access(), 1);
+    let (_, _, outside) = world.reserve("a", prr(None, 2)).unwrap();
+    let outside = outside.unwrap();
+    assert!(world.workers.pinholes.is_empty(), "packet processing is unchanged");
+    for port in [outside.port, outside.port + 1] {
+        let wish = Outside { address: Some(outside.address), port: Some(port), strict: true, pool: None };
+        let refusal = world.enable("b", Enable { outside: Some(wish), ..udp("10.0.0.5", 9) }).unwrap_err();
+        assert_eq!(refusal.simco(), 0x50);
+    }
+    let (_, _, another) = world.enable("b", udp("10.0.0.5", 9)).unwrap();
+    assert!(!(outside.port..=outside.port + 1).contains(&another.port));
+}
+
+#[test]
+fn a_prr_04_a0_chooses_the_pool() {
+    let mut world = World::new();
+    let mut access = access();
+    for profile in access.fronts.get_mut(&Front::Simco).unwrap().agents.values_mut() {
+        profile.zones.push("guests".into());
+    }
+    world.engine.set_access(access, world.now);
+    let in_zone = |zone: &str, host: &str| Reserve { zone: Some(zone.into()), ..prr(Some(host), 2) };
+    let (rule, ..) = world.reserve("a", in_zone("inside", "10.0.0.1")).unwrap();
+    assert_eq!(world.status("a", rule).unwrap().rule.pool.as_deref(), Some("public"));
+    let (rule, ..) = world.reserve("a", in_zone("guests", "10.0.0.1")).unwrap();
+    assert_eq!(world.status("a", rule).unwrap().rule.pool.as_deref(), Some("other"));
+    let (rule, _, outside) = world.reserve("a", in_zone("inside", "172.16.0.1")).unwrap();
+    assert_eq!((world.status("a", rule).unwrap().rule.pool, outside), (None, None));
+}
+
+#[test]
+fn a_prr_05_protocols_without_ports_reserve_an_address() {
+    let mut world = World::new();
+    let reserve = |host: &str| Reserve {
+        protocol: Protocol(41),
+        range: 1,
+        parity: PortParity::Any,
+        ..prr(Some(host), 1)
+    };
+    let mut addresses = Vec::new();
+    for n in 1..=4 {
+        let (_, _, outside) = world.reserve("a", reserve(&format!("10.0.0.{n}"))).unwrap();
+        addresses.push(outside.unwrap().address);
+    }
+    addresses.sort();
+    addresses.dedup();
+    assert_eq!(addresses.len(), 4, "each its own");
+    // Row F-244: no address is left for another.
+    assert_eq!(world.reserve("a", reserve("10.0.0.9")).unwrap_err().simco(), 0x48);
+}
+
+#[test]
+fn a_per_01_after_a_reservation_the_rule_keeps_its_identity_and_a2() {
+    for workers in [1, 2, 3] {
+        let mut world = World::with(access(), workers);
+        let session = world.open("a");
+        let other = world.open("boss");
+        let by = world.by("a").in_session(session);
+        for host in ["10.0.0.1", "10.0.0.2", "10.0.0.3"] {
+            for internal in [None, Some(host)] {
+                let (rule, group, outside) = world.reserve("a", prr(internal, 2)).unwrap();
+                world.notifications();
+                let enable = Enable { reserved: Some(rule), range: 2, ..udp(host, 5004) };
+                let request = Request::Enable(Box::new(enable));
+                let Ok(Reply::Enabled { rule: same, group: same_group, outside: a2, .. }) =
+                    world.ask(&by, request)
+                else {
+                    panic!("{host} with {workers}");
+                };
+                assert_eq!((same, same_group, Some(a2)), (rule, group, outside));
+                let heard: Vec<_> = world.notifications().iter().map(|(session, _)| *session).collect();
+                assert_eq!(heard, [other], "no notification to who asked");
+                assert!(world.workers.reservations.is_empty(), "it was used up");
+                let again = Enable { reserved: Some(rule), range: 2, ..udp(host, 5004) };
+                assert_eq!(world.enable("a", again).unwrap_err(), Refusal::NotReserved(rule));
+                world.lifetime("a", rule, 0).unwrap();
+                assert!(world.workers.leases.is_empty(), "{host} with {workers}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_per_02_a_failed_enable_leaves_the_reservation() {
+    for workers in [1, 2, 3] {
+        let mut world = World::with(access(), workers);
+        for host in ["10.0.0.1", "10.0.0.2"] {
+            let (rule, _, outside) = world.reserve("a", prr(None, 2)).unwrap();
+            let enable = Enable { reserved: Some(rule), range: 2, ..udp(host, 5004) };
+            let before = world.picture();
+            world.workers.refuse = Some(AckResult::TABLE_FULL);
+            assert_eq!(
+                world.enable("a", enable.clone()).unwrap_err(),
+                Refusal::Worker(AckResult::TABLE_FULL)
+            );
+            assert_eq!(world.picture(), before, "{host} with {workers}");
+            assert!(world.workers.leases.is_empty());
+            assert_eq!(Some(world.enable("a", enable).unwrap().2), outside, "and can be tried again");
+            world.lifetime("a", rule, 0).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_per_03_another_port_of_the_reserved_host_is_adopted_another_host_is_not() {
+    let mut world = World::new();
+    let reserve = Reserve { internal: Some(tuple("10.0.0.1", 4000)), ..prr(None, 2) };
+    let (rule, ..) = world.reserve("a", reserve).unwrap();
+    let enable = |host| Enable { reserved: Some(rule), range: 2, ..udp(host, 5004) };
+    let refusal = world.enable("a", enable("10.0.0.2")).unwrap_err();
+    assert_eq!(refusal, Refusal::ReservedMismatch { rule, what: "internal address" });
+    world.enable("a", enable("10.0.0.1")).unwrap();
+    assert_eq!(world.status("a", rule).unwrap().rule.internal, Some(tuple("10.0.0.1", 5004)));
+}
+
+#[test]
+fn a_per_04_a_rule_for_each_direction_shares_one_binding() {
+    let mut world = World::new();
+    let (_, group, inbound) = world.enable("a", udp("10.0.0.1", 53)).unwrap();
+    let out = Enable { group: Some(group), direction: Direction::Outbound, ..udp("10.0.0.1", 53) };
+    let (_, _, outbound) = world.enable("a", out).unwrap();
+    assert_eq!(inbound, outbound);
+    assert_eq!(world.workers.pinholes.len(), 2);
+}
+
+#[test]
+fn a_per_05_no_group_makes_one_and_a_wrong_one_makes_nothing() {
+    let mut world = World::new();
+    let (_, first, _) = world.enable("a", udp("10.0.0.1", 1)).unwrap();
+    let (_, second, _) = world.enable("a", udp("10.0.0.1", 2)).unwrap();
+    assert_ne!(first, second);
+    let before = world.picture();
+    let refusal = world.enable("a", Enable { group: Some(GroupId(99)), ..udp("10.0.0.1", 3) }).unwrap_err();
+    assert_eq!((refusal.simco(), world.picture()), (0x44, before));
+}
+
+#[test]
+fn a_rlc_01_no_more_than_was_asked_and_than_is_allowed_is_granted() {
+    let mut world = World::new();
+    let by = world.by("a");
+    for (asked, granted) in [(1, 1), (3600, 3600), (3601, 3600), (u32::MAX, 3600)] {
+        let enable = Enable { lifetime: Lifetime(asked), ..udp("10.0.0.1", 80) };
+        let Ok(Reply::Enabled { rule, lifetime, .. }) = world.ask(&by, Request::Enable(Box::new(enable)))
+        else {
+            panic!("{asked}");
+        };
+        assert_eq!(lifetime, Lifetime(granted));
+        assert_eq!(world.lifetime("a", rule, asked).unwrap(), Lifetime(granted));
+    }
+    let mut access = access();
+    let simco = access.fronts.get_mut(&Front::Simco).unwrap();
+    let short = Rights::ENABLE.and(Rights::MODIFY);
+    simco.agents.insert("short".into(), turnpike_policy::Profile { rights: short, ..profile() });
+    world.engine.set_access(access, world.now);
+    let (rule, ..) = world.enable("short", udp("10.0.0.7", 80)).unwrap();
+    assert_eq!(world.lifetime("short", rule, 301).unwrap_err(), Refusal::NotExtendable(rule));
+    assert_eq!(world.lifetime("short", rule, 100).unwrap(), Lifetime(100));
+}
+
+#[test]
+fn a_rlc_02_lifetime_0_deletes_either_kind() {
+    let mut world = World::new();
+    let (enabled, ..) = world.enable("a", udp("10.0.0.1", 80)).unwrap();
+    let (reserved, ..) = world.reserve("a", prr(None, 2)).unwrap();
+    for rule in [enabled, reserved] {
+        assert_eq!(world.lifetime("a", rule, 60).unwrap(), Lifetime(60));
+        assert_eq!(world.lifetime("a", rule, 0).unwrap(), Lifetime::NONE);
+        assert_eq!(world.status("a", rule).unwrap_err(), Refusal::NoSuchRule(rule));
+        assert_eq!(world.lifetime("a", rule, 60).unwrap_err(), Refusal::NoSuchRule(rule));
+    }
+    assert!(world.workers.pinholes.is_empty() && world.workers.reservations.is_empty());
+    assert!(world.disk.is_empty());
+}
+
+/// The order of RFC 5189 2.3.8 to 2.3.10: who asked is answered first, then the others hear of it.
+#[test]
+fn a_ren_01_the_reply_comes_first_and_every_other_session_hears_of_it() {
+    let mut world = World::new();
+    let asker = world.open("a");
+    let (twin, boss, backup, stranger) =
+        (world.open("a"), world.open("boss"), world.open("backup"), world.open("b"));
+    let by = world.by("a").in_session(asker);
+    let mut rule = RuleId(0);
+    for step in 0..4 {
+        world.heard.clear();
+        let request = match step {
+            0 => Request::Reserve(Box::new(prr(None, 1))),
+            1 => Request::Enable(Box::new(Enable { reserved: Some(rule), ..udp("10.0.0.1", 80) })),
+            2 => Request::RuleLifetime { rule, lifetime: Lifetime(50) },
+            _ => Request::RuleLifetime { rule, lifetime: Lifetime::NONE },
+        };
+        world.submit(&by, request);
+        let Heard::Reply(_, Ok(reply)) = &world.heard[0] else { panic!("{:?}", world.heard) };
+        if let Reply::Reserved { rule: made, .. } = reply {
+            rule = *made;
+        }
+        let lifetime = Lifetime([120, 300, 50, 0][step]);
+        let event = Event::Rule { rule, lifetime };
+        assert_eq!(world.notifications(), [(twin, event), (boss, event), (backup, event)], "step {step}");
+    }
+    let _ = stranger;
+}
+
+#[test]
+fn a_ren_02_expiry_is_announced_before_the_rule_is_gone() {
+    let mut world = World::new();
+    let session = world.open("a");
+    let by = world.by("a").in_session(session);
+    let Ok(Reply::Enabled { rule, .. }) = world.ask(&by, Request::Enable(Box::new(udp("10.0.0.1", 80))))
+    else {
+        panic!("refused");
+    };
+    world.slow_workers = Some(Default::default());
+    world.pass(300);
+    assert_eq!(world.notifications(), [(session, gone(rule))]);
+    assert_eq!(world.workers.pinholes.len(), 1, "the worker has not been told yet");
+    assert_eq!(world.status("a", rule).unwrap_err(), Refusal::NoSuchRule(rule));
+    let mut queue = world.slow_workers.take().unwrap();
+    for (token, worker, command) in queue.drain(..) {
+        world.carry_out(token, worker, command);
+    }
+    world.run();
+    assert!(world.workers.pinholes.is_empty() && world.disk.is_empty());
+    assert!(world.notifications().is_empty(), "once");
+    // The operator's word, and a worker's, are announced likewise.
+    let Ok(Reply::Enabled { rule, .. }) = world.ask(&by, Request::Enable(Box::new(udp("10.0.0.1", 80))))
+    else {
+        panic!("refused");
+    };
+    world.engine.operator_ends(rule, Agent::new(Front::Cli, "0"), world.now).unwrap();
+    world.run();
+    assert_eq!(world.notifications(), [(session, gone(rule))]);
+}
+
+#[test]
+fn a_ren_03_idle_rules_end_and_that_is_announced() {
+    let mut access = access();
+    for profile in access.fronts.get_mut(&Front::Simco).unwrap().agents.values_mut() {
+        profile.idle = Some(30);
+    }
+    let mut world = World::with(access, 1);
+    let session = world.open("a");
+    let (rule, ..) = world.enable("a", udp("10.0.0.1", 80)).unwrap();
+    world.notifications();
+    assert!(world.engine.watches_use());
+    world.pass(25);
+    world.engine.used(u64::from(rule.0), world.now);
+    world.pass(29);
+    assert!(world.status("a", rule).is_ok());
+    world.heard.clear();
+    world.pass(1);
+    assert_eq!(world.notifications(), [(session, gone(rule))]);
+    assert!(world.workers.pinholes.is_empty());
+    let ended = world
+        .audits
+        .iter()
+        .any(|audit| matches!(&audit.event, AuditEvent::Ended { why: turnpike_policy::Ended::Idle, .. }));
+    assert!(ended);
+}
+
+#[test]
+fn a_grp_01_a_group_lives_as_long_as_its_members() {
+    let mut world = World::new();
+    let (first, group, _) =
+        world.enable("a", Enable { lifetime: Lifetime(100), ..udp("10.0.0.1", 1) }).unwrap();
+    let member = Enable { group: Some(group), lifetime: Lifetime(200), ..udp("10.0.0.1", 2) };
+    let (second, ..) = world.enable("a", member).unwrap();
+    let by = world.by("a");
+    let Ok(Reply::Group { owner, lifetime, rules }) = world.ask(&by, Request::GroupStatus(group)) else {
+        panic!("no group");
+    };
+    assert_eq!((owner, lifetime, rules), (agent("a"), Lifetime(200), vec![first, second]));
+    assert_eq!(world.ask(&by, Request::GroupList), Ok(Reply::Groups(vec![(group, agent("a"))])));
+    world.lifetime("a", second, 0).unwrap();
+    world.pass(100);
+    assert_eq!(world.ask(&by, Request::GroupStatus(group)), Err(Refusal::NoSuchGroup(group)));
+    assert_eq!(world.ask(&by, Request::GroupList), Ok(Reply::Groups(vec![])));
+}
+
+#[test]
+fn a_grp_02_a_groups_lifetime_is_that_of_all_members_and_others_hear_once() {
+    let mut world = World::new();
+    let asker = world.open("a");
+    let other = world.open("boss");
+    let by = world.by("a").in_session(asker);
+    let (_, group, _) = world.enable("a", udp("10.0.0.1", 1)).unwrap();
+    for port in 2..5 {
+        world.enable("a", Enable { group: Some(group), ..udp("10.0.0.1", port) }).unwrap();
+    }
+    world.heard.clear();
+    for seconds in [77, 0] {
+        let lifetime = Lifetime(seconds);
+        let reply = world.ask(&by, Request::GroupLifetime { group, lifetime });
+        assert_eq!(reply, Ok(Reply::Lifetime(lifetime)));
+        assert_eq!(world.notifications(), [(other, Event::Group { group, lifetime })]);
+        let left: Vec<_> =
+            world.engine.rules().map(|(rule, _)| Lifetime::left(rule.expires, world.now)).collect();
+        assert!(left.iter().all(|left| *left == Lifetime(77)));
+        assert_eq!(left.len(), if seconds == 0 { 0 } else { 4 });
+    }
+    assert!(world.workers.pinholes.is_empty() && world.disk.is_empty());
+}
+
+#[test]
+fn a_cnf_01_the_mandatory_transactions_are_offered_to_every_agent_with_its_rights() {
+    let mut world = World::new();
+    let (_, capabilities) = world.try_open("c").unwrap();
+    for transaction in ["prr", "per", "rlc", "prl", "prs"] {
+        assert!(capabilities.transactions.contains(&transaction));
+    }
+}
+
+#[test]
+fn a_cnf_02_the_optional_group_transactions_are_all_there() {
+    let mut world = World::new();
+    let (_, capabilities) = world.try_open("c").unwrap();
+    for transaction in ["glc", "gl", "gs"] {
+        assert!(capabilities.transactions.contains(&transaction));
+    }
+}
+
+#[test]
+fn a_amb_04_one_inside_end_always_has_one_outside_end() {
+    for workers in [1, 2, 3] {
+        let mut world = World::with(access(), workers);
+        let (_, _, first) = world.enable("a", udp("10.0.0.1", 5004)).unwrap();
+        let full = per(Protocol::UDP, tuple("10.0.0.1", 5004), tuple("192.0.2.1", 9), Direction::Outbound);
+        assert_eq!(world.enable("b", full).unwrap().2, first);
+        let wish = Outside { port: Some(first.port + 2), ..Outside::default() };
+        let wished = Enable { outside: Some(wish.clone()), ..udp("10.0.0.1", 5004) };
+        assert_eq!(world.enable("c", wished).unwrap().2, first, "whatever is wished");
+        let strict = Outside { strict: true, ..wish };
+        let refusal =
+            world.enable("c", Enable { outside: Some(strict), ..udp("10.0.0.1", 5004) }).unwrap_err();
+        assert!(matches!(refusal, Refusal::MappedElsewhere { .. }), "{refusal:?}");
+    }
+}
+
+#[test]
+fn wishes_are_granted_where_they_can_be() {
+    for workers in [1, 2, 3] {
+        let mut world = World::with(access(), workers);
+        for (n, port) in [80u16, 600, 1200, 5000].into_iter().enumerate() {
+            let host = format!("10.0.1.{}", n + 1);
+            let wish = |strict| Outside { port: Some(port), strict, ..Outside::default() };
+            let enable = |host: &str, strict| Enable { outside: Some(wish(strict)), ..udp(host, 80) };
+            assert_eq!(world.enable("a", enable(&host, true)).unwrap().2.port, port);
+            let address = world.enable("a", enable(&host, false)).unwrap().2.address;
+            let exact = Outside { address: Some(address), port: Some(port), ..Outside::default() };
+            let other = Enable { outside: Some(exact), ..udp("10.0.2.1", 80 + port) };
+            assert_ne!(world.enable("b", other).unwrap().2.port, port, "another one will do");
+        }
+    }
+}
+
+#[test]
+fn hosts_open_for_themselves_alone() {
+    let mut world = World::new();
+    let by = |from: &str| {
+        Requester::new(Agent::new(Front::Pcp, &format!("inside/{from}"))).from_host(from.parse().unwrap())
+    };
+    let request = |host: &str| Request::Enable(Box::new(udp(host, 80)));
+    assert!(world.ask(&by("10.0.0.1"), request("10.0.0.1")).is_ok());
+    let refusal = world.ask(&by("10.0.0.1"), request("10.0.0.2")).unwrap_err();
+    assert!(matches!(refusal, Refusal::NotItsHost { .. }), "{refusal:?}");
+    assert_eq!(refusal.pcp().code, 2);
+    let find = Find { zone: None, protocol: None, host: support::ip("10.0.0.1"), ports: (0, u16::MAX) };
+    let Ok(Reply::Found(found)) = world.ask(&by("10.0.0.2"), Request::Find(find)) else { panic!("none") };
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].rule.owner.to_string(), "pcp:inside/10.0.0.1");
+}
+
+#[test]
+fn quotas_of_agents_subscribers_and_the_box() {
+    let mut access = access();
+    access.limits.per_subscriber = 3;
+    access.limits.rules = 6;
+    access.fronts.get_mut(&Front::Simco).unwrap().agents.get_mut("a").unwrap().rules = 4;
+    let mut world = World::with(access, 1);
+    for port in 1..=3 {
+        world.enable("a", udp("10.0.0.1", port)).unwrap();
+    }
+    assert_eq!(world.enable("b", udp("10.0.0.1", 9)).unwrap_err().simco(), 0x42, "of the subscriber");
+    world.enable("a", udp("10.0.0.2", 1)).unwrap();
+    let refusal = world.enable("a", udp("10.0.0.3", 1)).unwrap_err();
+    assert_eq!(refusal, Refusal::Quota { whose: "simco:a".into(), limit: 4 });
+    assert_eq!(refusal.pcp().code, 10);
+    world.enable("b", udp("10.0.0.4", 1)).unwrap();
+    world.enable("b", udp("10.0.0.4", 2)).unwrap();
+    assert_eq!(world.enable("b", udp("10.0.0.5", 1)).unwrap_err(), Refusal::Full(6));
+}
+
+#[test]
+fn permits_open_what_the_agent_may_not_as_often_as_they_say() {
+    let mut access = access();
+    let simco = access.fronts.get_mut(&Front::Simco).unwrap();
+    let nobody = turnpike_policy::Profile { inside: Scope::Prefixes(vec![]), ..profile() };
+    simco.agents.insert("host".into(), nobody);
+    let mut world = World::with(access, 1);
+    let permit = Permit {
+        inside: network("10.0.0.1/32"),
+        outside: network("192.0.2.0/24"),
+        protocol: Some(Protocol::UDP),
+        lifetime: 60,
+        rules: 2,
+        nonce: [7; 16],
+        expires: Time(u64::MAX),
+    };
+    let by = Requester { permit: Some(permit), ..world.by("host") };
+    let ask = |world: &mut World, host: &str, remote: &str| {
+        let enable = per(Protocol::UDP, tuple(host, 80), tuple(remote, 0), Direction::Inbound);
+        world.ask(&by, Request::Enable(Box::new(enable)))
+    };
+    assert!(ask(&mut world, "10.0.0.2", "192.0.2.1").is_err(), "another host");
+    assert!(ask(&mut world, "10.0.0.1", "198.51.100.1").is_err(), "another remote end");
+    for _ in 0..2 {
+        let Ok(Reply::Enabled { lifetime, .. }) = ask(&mut world, "10.0.0.1", "192.0.2.1") else {
+            panic!("refused");
+        };
+        assert_eq!(lifetime, Lifetime(60));
+    }
+    assert_eq!(ask(&mut world, "10.0.0.1", "192.0.2.1").unwrap_err(), Refusal::PermitUsed(2));
+}
+
+#[test]
+fn behaviours_reach_the_worker_and_its_news_the_rule() {
+    let mut world = World::new();
+    let session = world.open("a");
+    let behaviour =
+        Behaviour { lock: Lock::Address, max_flows: 1, close_on_fin: true, ..Behaviour::default() };
+    let enable = Enable {
+        behaviour,
+        ..Enable::new(Protocol::TCP, tuple("10.0.0.1", 80), Direction::Inbound, Lifetime(60))
+    };
+    let (rule, ..) = world.enable("a", enable).unwrap();
+    let (add, _) = world.workers.pinholes[&u64::from(rule.0)];
+    assert_eq!(add.flags & PinholeAdd::LOCK_ADDRESS, PinholeAdd::LOCK_ADDRESS);
+    assert_eq!(add.flags & PinholeAdd::CLOSE_ON_END, PinholeAdd::CLOSE_ON_END);
+    assert_eq!(add.max_flows, 1);
+    world.engine.locked(u64::from(rule.0), tuple("192.0.2.7", 0), world.now);
+    world.run();
+    assert_eq!(world.disk[&rule].locked, Some(tuple("192.0.2.7", 0)), "the lock outlives a restart");
+    world.restart();
+    world.workers.pinholes.clear();
+    world.attach();
+    let (add, _) = world.workers.pinholes[&u64::from(rule.0)];
+    assert_eq!(add.remote, tuple("192.0.2.7", 0).prefix().unwrap());
+    let _ = session;
+    let session = world.open("a");
+    world.heard.clear();
+    world.engine.closed(u64::from(rule.0), world.now);
+    world.run();
+    assert_eq!(world.notifications(), [(session, gone(rule))]);
+    assert!(world.disk.is_empty());
+}
+
+#[test]
+fn after_a_restart_only_differences_reach_the_workers() {
+    let mut world = World::new();
+    let mut rules = Vec::new();
+    for n in 1..=9 {
+        rules.push(world.enable("a", udp(&format!("10.0.0.{n}"), 80)).unwrap());
+    }
+    // One more that the journal never heard of, one that the worker lost.
+    let (mut stray, ack) = world.workers.pinholes[&u64::from(rules[0].0.0)];
+    stray.id = 4000;
+    world.workers.pinholes.insert(4000, (stray, ack));
+    world.restart();
+    world.workers.pinholes.remove(&u64::from(rules[3].0.0));
+    let before = world.workers.commands;
+    world.attach();
+    assert_eq!(world.workers.commands - before, 2, "one removed, one installed");
+    assert!(!world.workers.pinholes.contains_key(&4000));
+    for (rule, _, outside) in rules {
+        let status = world.status("a", rule).unwrap();
+        assert_eq!((status.outside, status.state), (Some(outside), State::Active));
+    }
+}
+
+#[test]
+fn networks_cover() {
+    let v4 = |text| network(text);
+    assert!(Network::V4.covers(&v4("10.0.0.0/8")) && v4("10.0.0.0/8").contains(support::ip("10.255.0.1")));
+    assert!(!v4("10.0.0.0/8").covers(&Network::V4) && !Network::V4.covers(&Network::V6));
+    assert!(!v4("2001:db8::/32").contains(support::ip("2001:db9::1")));
+}
