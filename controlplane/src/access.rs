@@ -73,7 +73,8 @@ fn names(names: &[turnpike_config::Name]) -> Vec<Name> {
     names.iter().map(|name| name.as_str().into()).collect()
 }
 
-fn protocols(list: &[turnpike_config::Protocol]) -> Vec<Protocol> {
+/// Protocol numbers of the configuration's protocols.
+pub fn protocols(list: &[turnpike_config::Protocol]) -> Vec<Protocol> {
     let number = |protocol: &turnpike_config::Protocol| match protocol {
         turnpike_config::Protocol::Icmp => Protocol(1),
         turnpike_config::Protocol::Number(number) => Protocol(*number),
@@ -159,5 +160,8 @@ fn hosts(config: &Config, enabled: &[turnpike_config::Name]) -> FrontAccess {
         let inside = Scope::Prefixes(third.hosts.iter().map(network).collect());
         (network(&third.clients), Profile { inside, rules: third.rules, ..everybody.clone() })
     });
-    FrontAccess { zones, hosts: third.collect(), everybody: Some(everybody), ..FrontAccess::default() }
+    // The service hears what becomes of rules, whoever ends them.
+    let watcher = Profile { rights: Rights::READ.and(Rights::ADMIN), sessions: 2, ..everybody.clone() };
+    let agents = HashMap::from([(turnpike_pcp::service::WATCHER.into(), watcher)]);
+    FrontAccess { zones, agents, hosts: third.collect(), everybody: Some(everybody) }
 }

@@ -13,7 +13,7 @@ use tokio::net::UnixDatagram;
 use tokio::sync::mpsc;
 use turnpike_abi::WorkerId;
 use turnpike_abi::attach::AttachResult;
-use turnpike_abi::command::{Kind, NeighboursReset, Slot, Walk};
+use turnpike_abi::command::{Kind, Look, NeighboursReset, Slot, Walk};
 use turnpike_abi::layout::MAGIC;
 use turnpike_abi::stats::{Identity, InterfaceInfo};
 use turnpike_abi::table::TableKind;
@@ -40,6 +40,8 @@ pub enum Order {
     NeighboursReset,
     /// Of the walk of this number; rows come back.
     Walk(u64, Walk),
+    /// Of PCP's question of this number; what is seen comes back.
+    Look(u64, Look),
 }
 
 /// Who an event is for.
@@ -49,6 +51,8 @@ pub enum Addressee {
     Policy(Token),
     /// A walk.
     Walk(u64),
+    /// A question of PCP.
+    Look(u64),
     /// Nobody asked: the worker's own news, or the answer to an order that needs none.
     Nobody,
 }
@@ -256,6 +260,9 @@ fn send(attachment: &mut Attachment, worker: WorkerId, order: &Order) -> Result<
         Order::NeighboursReset => attachment
             .command(worker, Kind::NEIGHBOURS_RESET, &NeighboursReset { magic: MAGIC })
             .map(|sequence| (sequence, Addressee::Nobody)),
+        Order::Look(number, body) => {
+            attachment.command(worker, Kind::LOOK, body).map(|sequence| (sequence, Addressee::Look(*number)))
+        }
         Order::Walk(number, body) => {
             attachment.command(worker, Kind::WALK, body).map(|sequence| (sequence, Addressee::Walk(*number)))
         }

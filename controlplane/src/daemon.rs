@@ -10,6 +10,7 @@ use crate::journal::{Journal, Written};
 use crate::kernel::{Change, KernelEvent};
 use crate::midcom::Midcom;
 use crate::mirror::{Mirror, NeighbourChange};
+use crate::pcp::Pcp;
 use crate::ranges::History;
 use crate::reading::{Reading, Sampler};
 use crate::resolve::{Refresh, Resolve};
@@ -32,6 +33,7 @@ use turnpike_api::serve::encode_error;
 use turnpike_api::{ErrorBody, ErrorCode};
 use turnpike_client::{AttachError, Attachment};
 use turnpike_gateway::{Order as FrontOrder, Orders};
+use turnpike_pcp::service::Question;
 use turnpike_policy::{Effect, Engine, SessionEnd};
 
 /// The rings have no wake-up: how often they are looked at while answers are awaited, while none are, and how
@@ -61,6 +63,10 @@ pub struct Inputs {
     pub attached: mpsc::Receiver<Attachment>,
     /// Orders of front ends.
     pub orders: Orders,
+    /// Questions of PCP.
+    pub questions: mpsc::Receiver<Question>,
+    /// When PCP's epoch began anew.
+    pub epochs: mpsc::UnboundedReceiver<u64>,
 }
 
 /// Everything the control plane knows.
@@ -77,6 +83,7 @@ pub struct Daemon {
     pub(crate) policy: Engine,
     pub(crate) journal: Journal,
     pub(crate) midcom: Midcom,
+    pub(crate) pcp: Pcp,
     pub(crate) audit: Option<AuditLog>,
     pub(crate) simco: crate::simco::Simco,
     pub(crate) effects: Vec<Effect>,
@@ -109,6 +116,8 @@ pub struct Parts {
     pub policy: Engine,
     /// The journal.
     pub journal: Journal,
+    /// The way to the PCP service.
+    pub pcp: Pcp,
     /// The audit log, if it could be opened.
     pub audit: Option<AuditLog>,
     /// The SIMCO server.
@@ -122,7 +131,8 @@ pub struct Parts {
 impl Daemon {
     /// A daemon that is not attached yet.
     pub fn new(parts: Parts) -> Self {
-        let Parts { running, board, clock, mut policy, journal, audit, simco, resolve, attaching } = parts;
+        let Parts { running, board, clock, mut policy, journal, audit, simco, pcp, resolve, attaching } =
+            parts;
         policy.set_access(running.access(), clock.now());
         policy.note_ids();
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -140,6 +150,7 @@ impl Daemon {
             policy,
             journal,
             midcom: Midcom::default(),
+            pcp,
             audit,
             simco,
             effects: Vec::new(),
@@ -174,6 +185,8 @@ impl Daemon {
                 Some(ask) = inputs.asks.recv() => self.ask(ask),
                 Some(event) = inputs.kernel.recv() => self.kernel(event),
                 Some(written) = inputs.written.recv() => self.written(&written),
+                Some(question) = inputs.questions.recv() => self.pcp_question(question),
+                Some(epoch) = inputs.epochs.recv() => self.journal.pcp_epoch(epoch),
                 Some(order) = inputs.orders.recv() => self.take_orders(order, &mut inputs.orders),
                 () = tokio::task::yield_now(), if self.is_eager() => self.exchange(),
                 Some(attachment) = inputs.attached.recv() => self.attach(attachment),
@@ -263,6 +276,7 @@ impl Daemon {
         );
         let taps = dataplane.interfaces().iter().map(|info| (info.tap_index, info.id));
         self.mirror.set_taps(taps);
+        self.pcp_addresses();
         self.warn_of_missing_interfaces(&dataplane);
         dataplane.heartbeat(wall_ms());
         // Rings before tables: neighbours are there when the first packet is forwarded.
@@ -314,6 +328,7 @@ impl Daemon {
         self.sampler.pause();
         self.policy.detached(self.clock.now());
         self.survey = None;
+        self.pcp_detached();
         self.tables.detached();
         for (_, (_, reply)) in self.walks.drain() {
             answer(reply, encode_error(&unreachable()));
@@ -371,6 +386,7 @@ impl Daemon {
         for (worker, addressee, slot) in events.drain(..) {
             match addressee {
                 Addressee::Policy(token) => self.policy.answer(token, slot.body(), self.clock.now()),
+                Addressee::Look(number) => self.pcp_seen(number, &slot),
                 Addressee::Walk(number) if is_survey(number) => self.surveyed(worker, number, &slot),
                 Addressee::Walk(number) => self.walked(number, &slot),
                 Addressee::Nobody if slot.header.kind == Kind::NEIGHBOUR_NEEDED => {
@@ -423,6 +439,7 @@ impl Daemon {
                 self.board.change(|facts| facts.kernel_dumps += 1);
                 self.mirror.replace(links, addresses, routes);
                 self.tables.kernel_known();
+                self.pcp_addresses();
                 Vec::new()
             }
             KernelEvent::Neighbours(neighbours) => self.mirror.replace_neighbours(neighbours),
@@ -436,6 +453,7 @@ impl Daemon {
     }
 
     fn kernel_change(&mut self, change: Change) -> Option<NeighbourChange> {
+        let about_links = !matches!(change, Change::Route(..) | Change::RouteGone(_));
         match change {
             Change::Neighbour(neighbour) => return self.mirror.neighbour_is(neighbour),
             Change::NeighbourGone(link, address) => return self.mirror.neighbour_gone(link, address),
@@ -447,6 +465,9 @@ impl Daemon {
             Change::RouteGone(route) => self.mirror.route_gone(&route),
         }
         self.tables.forwarding_changed(Instant::now());
+        if about_links {
+            self.pcp_addresses();
+        }
         None
     }
 

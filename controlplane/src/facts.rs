@@ -138,6 +138,8 @@ pub struct Facts {
     pub api_requests: [u64; 2],
     /// Notes the journal could not write.
     pub journal_failures: u64,
+    /// PCP and NAT-PMP.
+    pub pcp: turnpike_pcp::service::Board,
     /// Dumps of the kernel's tables.
     pub kernel_dumps: u64,
     /// Neighbours the kernel was made to look for.

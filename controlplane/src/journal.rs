@@ -20,6 +20,7 @@ const GROUP: usize = 4096;
 const CACHE: usize = 64 << 20;
 
 const ABOUT: TableDefinition<&str, u64> = TableDefinition::new("about");
+const PCP_EPOCH: &str = "pcp_epoch";
 const RULES: TableDefinition<u32, &[u8]> = TableDefinition::new("rules");
 
 /// Why the journal cannot be used.
@@ -66,6 +67,8 @@ pub struct Contents {
     pub next_rule: RuleId,
     /// The same of the next group.
     pub next_group: GroupId,
+    /// When PCP's epoch began (RFC 6887 section 8.5), milliseconds since the epoch.
+    pub pcp_epoch: Option<u64>,
 }
 
 /// Notes that are on disk, or could not be brought there.
@@ -82,10 +85,12 @@ enum Change {
     Write(RuleId, Vec<u8>),
     Forget(RuleId),
     Ids(RuleId, GroupId),
+    PcpEpoch(u64),
 }
 
 struct Operation {
-    ticket: Ticket,
+    /// Who waits for it.
+    ticket: Option<Ticket>,
     changes: Vec<Change>,
 }
 
@@ -128,7 +133,12 @@ impl Journal {
             Note::Forget(id) => Change::Forget(id),
             Note::Ids { rules, groups } => Change::Ids(rules, groups),
         });
-        self.send(Operation { ticket, changes: changes.collect() });
+        self.send(Operation { ticket: Some(ticket), changes: changes.collect() });
+    }
+
+    /// PCP's epoch began anew. Nobody waits for it: lost with what was noted after it, it ends the epoch before too.
+    pub fn pcp_epoch(&self, began: u64) {
+        self.send(Operation { ticket: None, changes: vec![Change::PcpEpoch(began)] });
     }
 
     fn send(&self, operation: Operation) {
@@ -203,7 +213,8 @@ fn read(database: &Database, path: &Path) -> Result<Contents, JournalError> {
             .map_err(|error| unusable(format!("record of rule {id}: {error}")))?;
         rules.push(rule);
     }
-    Ok(Contents { rules, next_rule, next_group })
+    let pcp_epoch = about.get(PCP_EPOCH).map_err(|error| damaged(&error))?.map(|value| value.value());
+    Ok(Contents { rules, next_rule, next_group, pcp_epoch })
 }
 
 fn create(database: &Database, path: &Path) -> Result<Contents, JournalError> {
@@ -220,7 +231,8 @@ fn create(database: &Database, path: &Path) -> Result<Contents, JournalError> {
         Ok(())
     };
     make().map_err(|error| JournalError::Failed { path: path.to_owned(), why: error.to_string() })?;
-    Ok(Contents { rules: Vec::new(), next_rule: RuleId(1), next_group: GroupId(1) })
+    let (next_rule, next_group) = (RuleId(1), GroupId(1));
+    Ok(Contents { rules: Vec::new(), next_rule, next_group, pcp_epoch: None })
 }
 
 fn write(
@@ -236,7 +248,7 @@ fn write(
         if let Err(error) = &result {
             tracing::error!(path = %path.display(), %error, "the journal could not be written");
         }
-        let tickets = group.iter().map(|operation| operation.ticket).collect();
+        let tickets = group.iter().filter_map(|operation| operation.ticket).collect();
         if written.send(Written { tickets, durable: result.is_ok() }).is_err() {
             tracing::debug!("notes are on disk, but nobody waits for them");
         }
@@ -255,6 +267,9 @@ fn commit(database: &Database, group: &[Operation]) -> Result<(), redb::Error> {
                 }
                 Change::Forget(id) => {
                     rules.remove(id.0)?;
+                }
+                Change::PcpEpoch(began) => {
+                    about.insert(PCP_EPOCH, *began)?;
                 }
                 Change::Ids(next_rule, next_group) => {
                     about.insert("next_rule", u64::from(next_rule.0))?;

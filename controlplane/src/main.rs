@@ -28,6 +28,7 @@ mod midcom;
 mod mirror;
 mod netlink;
 mod options;
+mod pcp;
 mod pinholes;
 mod ranges;
 mod reading;
@@ -46,10 +47,12 @@ use daemon::{Daemon, Inputs, Parts, notify};
 use facts::{Apply, Board, Shape};
 use journal::{Contents, Journal};
 use options::Options;
+use pcp::Pcp;
 use running::Running;
 use sd_notify::NotifyState;
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
+use std::sync::Arc;
 use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
 use turnpike_gateway::Gateway;
@@ -130,6 +133,8 @@ async fn serve(running: Running) -> Result<(), Failure> {
     let clock = Clock::start();
     let (written_sender, written) = mpsc::unbounded_channel();
     let (journal, contents) = Journal::open(&running.config.control.state, written_sender)?;
+    let pcp_epoch = contents.pcp_epoch;
+    let kept = contents.rules.clone();
     let policy = restore(contents)?;
     let audit = audit_log(&running);
 
@@ -175,9 +180,25 @@ async fn serve(running: Running) -> Result<(), Failure> {
         "started"
     );
     notify(&[NotifyState::Ready]);
+    let (pcp_inputs, pcp_said) = mpsc::channel(QUEUE);
+    let (question_sender, questions) = mpsc::channel(QUEUE);
+    let (epoch_sender, epochs) = mpsc::unbounded_channel();
+    let service = turnpike_pcp::service::Service::new(turnpike_pcp::service::Parts {
+        configuration: pcp::configuration(&running.config),
+        gateway: gateway.clone(),
+        questions: question_sender,
+        rules: kept,
+        epoch: pcp_epoch,
+        epochs: epoch_sender,
+        now: Arc::new(move || clock.now().0),
+        port: turnpike_pcp::wire::SERVER_PORT,
+    });
+    board.change(|facts| facts.pcp = service.board());
+    tokio::spawn(service.run(pcp_said));
+    let pcp = Pcp::new(pcp_inputs);
     let daemon =
-        Daemon::new(Parts { running, board, clock, policy, journal, audit, simco, resolve, attaching });
-    let result = daemon.run(Inputs { asks, kernel, written, attached, orders }).await;
+        Daemon::new(Parts { running, board, clock, policy, journal, audit, simco, pcp, resolve, attaching });
+    let result = daemon.run(Inputs { asks, kernel, written, attached, orders, questions, epochs }).await;
     drop(gateway);
     // Its end removes the socket.
     api.abort();

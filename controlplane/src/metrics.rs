@@ -4,6 +4,7 @@
 mod families;
 mod family;
 mod listener;
+mod pcp;
 mod process;
 mod subscribers;
 

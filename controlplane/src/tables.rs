@@ -209,6 +209,7 @@ impl Daemon {
             let first = self.tables.in_force.replace(generation).is_none();
             let now = self.clock.now();
             self.policy.set_access(self.running.access(), now);
+            self.pcp_configured();
             if first {
                 self.policy.attached(workers);
                 self.survey(Purpose::Reconcile);
@@ -302,6 +303,7 @@ impl Daemon {
                 });
                 if self.dataplane.is_none() {
                     self.policy.set_access(self.running.access(), self.clock.now());
+                    self.pcp_configured();
                 }
                 tracing::info!(hash = self.running.hash, changed = reload.data.changed, "configuration read");
                 let mut envelope = Envelope::new(self.host.clone(), reload.data);

@@ -379,7 +379,7 @@ impl Worker {
                 break;
             }
             // Rows cost as much as all the others together.
-            if slot.header.kind == Kind::WALK {
+            if matches!(slot.header.kind, Kind::WALK | Kind::LOOK) {
                 break;
             }
         }

@@ -11,6 +11,8 @@ use toml::de::DeValue;
 
 /// Largest lifetime, seconds; 4294967295 is "until somebody deletes it".
 const LONGEST_LIFETIME: i64 = u32::MAX as i64;
+/// Largest lifetime of a host's rule, seconds: 4294967295 says that it is not the host's (RFC 6887 section 11.3).
+const LONGEST_PCP: i64 = LONGEST_LIFETIME - 1;
 const MOST_RULES: i64 = 16_000_000;
 const MOST_SESSIONS: i64 = 100_000;
 /// Longest name of an agent, bytes.
@@ -139,17 +141,39 @@ pub struct Pcp {
     pub zones: Vec<Name>,
     /// The same over NAT-PMP.
     pub nat_pmp: Vec<Name>,
+    /// MAP is allowed.
+    pub map: bool,
+    /// PEER is allowed.
+    pub peer: bool,
     /// Most rules of a host.
     pub rules: u32,
+    /// Shortest lifetime granted, seconds.
+    pub lifetime_min: u32,
     /// Longest lifetime, seconds.
     pub lifetime: u32,
+    /// Most ports of a set (RFC 7753).
+    pub port_set: u16,
+    /// Requests of a subscriber a second.
+    pub rate: u32,
     /// Protocols; empty is every one.
     pub protocols: Vec<Protocol>,
 }
 
 impl Default for Pcp {
     fn default() -> Self {
-        Self { zones: Vec::new(), nat_pmp: Vec::new(), rules: 256, lifetime: 86_400, protocols: Vec::new() }
+        Self {
+            zones: Vec::new(),
+            nat_pmp: Vec::new(),
+            map: true,
+            peer: true,
+            rules: 256,
+            lifetime_min: 120,
+            // Not longer than an outgoing TCP connection has its mapping (RFC 6887 section 18.1).
+            lifetime: 7200,
+            port_set: 16,
+            rate: 10,
+            protocols: Vec::new(),
+        }
     }
 }
 
@@ -216,8 +240,15 @@ pub(crate) fn pcp(section: &mut Section<'_, '_>) -> Pcp {
     Pcp {
         zones: zones(section, "zones", false),
         nat_pmp: zones(section, "nat_pmp", false),
+        map: section.optional("map", boolean).unwrap_or(default.map),
+        peer: section.optional("peer", boolean).unwrap_or(default.peer),
         rules: section.optional("rules", integer(0..=MOST_RULES)).unwrap_or(default.rules),
-        lifetime: section.optional("lifetime", integer(120..=LONGEST_LIFETIME)).unwrap_or(default.lifetime),
+        lifetime_min: section
+            .optional("lifetime_min", integer(1..=LONGEST_PCP))
+            .unwrap_or(default.lifetime_min),
+        lifetime: section.optional("lifetime", integer(1..=LONGEST_PCP)).unwrap_or(default.lifetime),
+        port_set: section.optional("port_set", integer(1..=64)).unwrap_or(default.port_set),
+        rate: section.optional("rate", integer(1..=1_000_000)).unwrap_or(default.rate),
         protocols: section.list("protocols", "list protocols", protocol).unwrap_or_default(),
     }
 }

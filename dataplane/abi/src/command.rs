@@ -84,6 +84,8 @@ impl Kind {
     pub const PORTS_RESERVE: Self = Self(9);
     /// [`PortsRelease`].
     pub const PORTS_RELEASE: Self = Self(10);
+    /// [`Look`].
+    pub const LOOK: Self = Self(11);
 }
 
 /// A next hop's station address is known. Packets that wait for it leave.
@@ -276,6 +278,22 @@ pub struct PortLease {
     pub ports: u8,
     /// Zero.
     pub reserved: u8,
+}
+
+/// Asks the worker that owns `inside` what an inside end has; [`crate::event::Seen`] comes back. Changes nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Look {
+    /// The inside host.
+    pub inside: Address,
+    /// Its port, host byte order; 0 asks for the external address alone.
+    pub inside_port: u16,
+    /// The pool it is translated through, or [`crate::event::BindingRow::NO_POOL`].
+    pub pool: PoolId,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
 }
 
 /// Asks for rows of a table, from `cursor` on; rows and then [`crate::event::WalkEnd`] come as events.

@@ -19,6 +19,8 @@ impl Kind {
     pub const PINHOLE_LOCKED: Self = Self(0x106);
     /// [`PinholeClosed`].
     pub const PINHOLE_CLOSED: Self = Self(0x107);
+    /// [`Seen`].
+    pub const SEEN: Self = Self(0x108);
 }
 
 /// How a command ended.
@@ -88,6 +90,28 @@ pub struct Ack {
     pub reserved: u16,
     /// Of a pinhole: the external address it got.
     pub external: Address,
+}
+
+/// Answer to [`crate::command::Look`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Seen {
+    /// External address of the inside end, else the one its host has; unspecified if neither has one.
+    pub external: Address,
+    /// Milliseconds until the last flow that the inside host kept alive would end if it sent nothing more; 0 without
+    /// such a flow.
+    pub remaining_ms: u64,
+    /// External port of the inside end, host byte order; 0 if it has none.
+    pub external_port: u16,
+    /// [`Seen::DYNAMIC`].
+    pub flags: u16,
+    /// Zero.
+    pub reserved: [u8; 4],
+}
+
+impl Seen {
+    /// The inside end's binding was made by packets, not by a pinhole.
+    pub const DYNAMIC: u16 = 1;
 }
 
 /// A packet waits for this next hop. Sent at most once a second for each.

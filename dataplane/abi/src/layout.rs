@@ -110,10 +110,12 @@ macro_rules! hash_of {
 pub const LAYOUT_HASH: u64 = {
     use crate::attach::Message;
     use crate::command::{
-        Header, NeighbourClear, NeighbourSet, NeighboursReset, PinholeAdd, PinholeRemove, PortLease,
+        Header, Look, NeighbourClear, NeighbourSet, NeighboursReset, PinholeAdd, PinholeRemove, PortLease,
         PortsRelease, PortsReserve, Walk,
     };
-    use crate::event::{Ack, BindingRow, NeighbourNeeded, PinholeClosed, PinholeLocked, Tuple, WalkEnd};
+    use crate::event::{
+        Ack, BindingRow, NeighbourNeeded, PinholeClosed, PinholeLocked, Seen, Tuple, WalkEnd,
+    };
     use crate::flow::{FlowCold, FlowRecord, FlowRecord6, StateHeader};
     use crate::table::{
         AddressRecord, FirewallRuleRecord, InterfaceRecord, NatRuleRecord, PoolRangeRecord, PoolRecord,
@@ -146,6 +148,8 @@ pub const LAYOUT_HASH: u64 = {
         StateHeader { magic, layout_hash, abi_version, flows, flows_v6, worker, workers, clock_base }
         PinholeLocked { id, remote, remote_port }
         PinholeClosed { id }
+        Look { inside, inside_port, pool, protocol }
+        Seen { external, remaining_ms, external_port, flags }
         Message { magic, layout_hash, abi_version, kind, result, table, generation, value }
         Identity { magic, layout_hash, abi_version, pid, started_ms, tsc_hz, workers, ports, interfaces, no_huge, dpdk_version, version }
         InterfaceInfo { name, tap_index, mtu, vlan, port, id, mac }

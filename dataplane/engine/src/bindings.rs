@@ -288,6 +288,11 @@ impl Bindings {
         }
     }
 
+    /// The external address that an inside host has in a pool.
+    pub(crate) fn external_of(&self, inside: Address, pool: PoolId) -> Option<Address> {
+        self.ports.external_of(inside.to_v4()?, pool).map(Address::v4)
+    }
+
     /// Inside addresses with a binding.
     pub(crate) fn subscribers(&self) -> usize {
         self.ports.active()

@@ -5,18 +5,22 @@ use crate::neighbours::NextHop;
 use crate::outbox::Outbox;
 use crate::pipeline::{Tables, Worker};
 use crate::policy::has_ports;
+use crate::sessions::timeout_ms;
 use crate::{Buffer, Time, Violation};
 use turnpike_abi::command::{
-    Kind, MAX_RANGE, NeighbourClear, NeighbourSet, NeighboursReset, Parity, PinholeAdd, PinholeRemove,
+    Kind, Look, MAX_RANGE, NeighbourClear, NeighbourSet, NeighboursReset, Parity, PinholeAdd, PinholeRemove,
     PortLease, PortsRelease, PortsReserve, Slot, Walk, WalkTable,
 };
 use turnpike_abi::counters::{Counter, ProtocolClass};
-use turnpike_abi::event::{Ack, AckResult, BindingRow, WalkEnd};
+use turnpike_abi::event::{Ack, AckResult, BindingRow, Seen, WalkEnd};
+use turnpike_abi::flow::Toward;
 use turnpike_abi::layout::MAGIC;
 use turnpike_wire::ethernet;
 
 /// Most rows one walk sends.
 const WALK_ROWS: u32 = 256;
+/// Most flows a look goes through, the newest first.
+const LOOK_FLOWS: usize = 256;
 /// Most records one walk looks at: those of a large table that is nearly empty now hold packets up as well.
 const WALK_RECORDS: usize = 2048;
 
@@ -72,6 +76,13 @@ impl<B: Buffer> Worker<B> {
                     Ok(()) => AckResult::OK,
                     Err(result) => result,
                 }
+            }
+            // Its answer is what is seen.
+            Kind::LOOK => {
+                let seen = self.look(tables, now, &slot.body())?;
+                self.counters.add(Counter::Commands, 1);
+                self.event(Slot::new(Kind::SEEN, slot.header.sequence, &seen), out);
+                return Ok(());
             }
             // Its answer is the rows.
             Kind::WALK => {
@@ -223,6 +234,35 @@ impl<B: Buffer> Worker<B> {
             Ok(()) => AckResult::OK,
             Err(result) => result,
         })
+    }
+
+    /// What an inside end has, and how long packets keep it.
+    fn look(&self, tables: Option<&Tables>, now: Time, look: &Look) -> Result<Seen, Violation> {
+        if look.inside.is_unspecified() || look.reserved != [0; 3] {
+            return Err(Violation("malformed look"));
+        }
+        let mut seen = Seen::default();
+        let found = self.bindings.of_inside(look.protocol, look.inside, look.inside_port, look.pool);
+        let Some(binding) = found.and_then(|number| self.bindings.record(number)) else {
+            seen.external = self.bindings.external_of(look.inside, look.pool).unwrap_or_default();
+            return Ok(seen);
+        };
+        (seen.external, seen.external_port) = (binding.external(), binding.external_port);
+        seen.flags = if binding.is_dynamic() { Seen::DYNAMIC } else { 0 };
+        let Some(tables) = tables else { return Ok(seen) };
+        let mut number = binding.first_flow;
+        for _ in 0..LOOK_FLOWS {
+            let (Some(flow), Some(cold)) = (self.flows.record(number), self.flows.cold(number)) else {
+                break;
+            };
+            // What the host never answered it does not keep (RFC 4787 REQ-6).
+            if flow.traffic(Toward::Out).0 > 0 {
+                let left = timeout_ms(flow, &tables.policy.settings).saturating_sub(flow.idle_ms(now.0));
+                seen.remaining_ms = seen.remaining_ms.max(left);
+            }
+            number = cold.next;
+        }
+        Ok(seen)
     }
 
     fn walk(&mut self, now: Time, slot: &Slot, out: &mut Outbox<B>) -> Result<(), Violation> {

@@ -172,6 +172,12 @@ impl Ports {
         self.subscribers.find(inside, pool)
     }
 
+    /// The external address of a subscriber that has something in the pool.
+    pub(crate) fn external_of(&self, inside: [u8; 4], pool: PoolId) -> Option<[u8; 4]> {
+        let subscriber = self.subscriber(self.subscriber_of(inside, pool)?)?;
+        (subscriber.address != NONE).then_some(subscriber.external)
+    }
+
     pub(crate) fn subscriber(&self, number: u32) -> Option<&Subscriber> {
         self.subscribers.record(number)
     }

@@ -807,7 +807,7 @@ const fn opener(inbound: bool) -> Toward {
 }
 
 /// Idle timeout of a flow in milliseconds.
-fn timeout_ms(flow: &FlowRecord, settings: &SettingsRecord) -> u64 {
+pub(crate) fn timeout_ms(flow: &FlowRecord, settings: &SettingsRecord) -> u64 {
     settings.timeout_ms(class_of_record(flow), flow.tcp_state())
 }
 

@@ -1,11 +1,11 @@
 //! Commands of the control plane: pinholes, leases, walks, neighbours, policy switches, and what no correct one sends.
 
 use turnpike_abi::command::{
-    Kind, NeighbourClear, NeighbourSet, NeighboursReset, PinholeAdd, PinholeRemove, PortLease, PortsRelease,
-    PortsReserve, Slot, Walk, WalkTable,
+    Kind, Look, NeighbourClear, NeighbourSet, NeighboursReset, PinholeAdd, PinholeRemove, PortLease,
+    PortsRelease, PortsReserve, Slot, Walk, WalkTable,
 };
 use turnpike_abi::counters::{Counter, DropReason, FlowEnd, ProtocolClass, TcpState};
-use turnpike_abi::event::{Ack, AckResult, BindingRow, WalkEnd};
+use turnpike_abi::event::{Ack, AckResult, BindingRow, Seen, WalkEnd};
 use turnpike_abi::flow::{CREATED_SHIFT, FlowRow};
 use turnpike_abi::layout::MAGIC;
 use turnpike_abi::table::{NatAction, NatRuleRecord, PoolRangeRecord, PoolRecord};
@@ -478,6 +478,40 @@ fn violation<T: IntoBytes + zerocopy::Immutable>(kind: Kind, body: &T) -> Result
     result
 }
 
+/// A look at `port` of [`HOST`] in the first pool.
+fn look(lab: &mut Lab, port: u16) -> Seen {
+    let pool = PoolId(0);
+    let look = Look { inside: address(HOST), inside_port: port, pool, protocol: UDP, ..Look::default() };
+    lab.appliance.command_raw(1, &Slot::new(Kind::LOOK, 77, &look)).unwrap();
+    let events = std::mem::take(&mut lab.appliance.events);
+    let [(_, event)] = events.as_slice() else { panic!("{events:?}") };
+    assert_eq!((event.header.kind, event.header.sequence), (Kind::SEEN, 77));
+    event.body()
+}
+
+#[test]
+fn a_look_tells_the_external_end_and_how_long_packets_keep_it() {
+    let mut lab = Lab::new(2);
+    assert_eq!(look(&mut lab, 4000), Seen::default());
+    let (external, port) = lab.udp_mapping(HOST, 4000);
+    let seen = look(&mut lab, 4000);
+    assert_eq!((seen.external, seen.external_port, seen.flags), (address(&external), port, Seen::DYNAMIC));
+    let timeout = seen.remaining_ms;
+    assert!(timeout > 0);
+    lab.appliance.advance(5000, 1000);
+    assert_eq!(look(&mut lab, 4000).remaining_ms, timeout - 5000);
+    // Another port of the host: no binding, but the host's address.
+    let seen = look(&mut lab, 4001);
+    assert_eq!((seen.external, seen.external_port, seen.remaining_ms), (address(&external), 0, 0));
+    // A pinhole that only the outside used is kept by nobody.
+    let add = PinholeAdd { id: 9, inside_port: 4001, protocol: UDP, ..pinhole(9, HOST) };
+    lab.appliance.command_raw(1, &Slot::new(Kind::PINHOLE_ADD, 1, &add)).unwrap();
+    lab.appliance.events.clear();
+    let seen = look(&mut lab, 4001);
+    assert_eq!((seen.flags, seen.remaining_ms), (0, 0));
+    assert_ne!(seen.external_port, 0);
+}
+
 #[test]
 fn malformed_commands_are_violations() {
     let neighbour = NeighbourSet { address: address(GATEWAY), interface: InterfaceId(1), mac: ROUTER_MAC };
@@ -561,6 +595,7 @@ fn malformed_commands_are_violations() {
         ("owner", violation(Kind::PORT_LEASE, &PortLease { owner: WorkerId(1), ..lease })),
         ("protocol", violation(Kind::PORT_LEASE, &PortLease { protocol: 1, ..lease })),
         ("rows", violation(Kind::WALK, &Walk { limit: 0, ..walk })),
+        ("a look at nobody", violation(Kind::LOOK, &Look::default())),
         ("rows", violation(Kind::WALK, &Walk { limit: 257, ..walk })),
         ("table", violation(Kind::WALK, &Walk { table: WalkTable(1), ..walk })),
         ("table", violation(Kind::WALK, &Walk { table: WalkTable(5), ..walk })),

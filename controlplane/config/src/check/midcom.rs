@@ -28,6 +28,10 @@ pub(super) fn check(config: &Config, zones: &Zones<'_>, document: &mut Document<
     crate::simco::check(&config.simco, document);
     inside_zones(config, zones, &config.pcp.zones, "pcp.zones", document);
     inside_zones(config, zones, &config.pcp.nat_pmp, "pcp.nat_pmp", document);
+    let (least, most) = (config.pcp.lifetime_min, config.pcp.lifetime);
+    if least > most && !document.is_faulty("pcp.lifetime_min") && !document.is_faulty("pcp.lifetime") {
+        document.refuse("pcp.lifetime_min", format!("{least} s is longer than lifetime, {most} s"));
+    }
     for (i, third) in config.third_parties.iter().enumerate() {
         for (j, hosts) in third.hosts.iter().enumerate() {
             if hosts.is_v4() != third.clients.is_v4() {

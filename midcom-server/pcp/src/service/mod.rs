@@ -24,7 +24,7 @@ use turnpike_policy::{Agent, Event, Filter, Front, Lifetime, Name, Reply, Reques
 
 /// How often sockets that could not be opened are tried again, at least.
 const AGAIN: Duration = Duration::from_secs(1);
-/// The agent of PCP's front end that hears what becomes of rules: the configuration's access has to have it, with
+/// The agent of both front ends that hears what becomes of rules: the configuration's access has to have it, with
 /// the rights of an administrator.
 pub const WATCHER: &str = "turnpike";
 /// Results that wait for the loop.
@@ -56,6 +56,9 @@ pub enum Input {
     Listen(Vec<Listen>),
 }
 
+/// Milliseconds since the epoch (1970), never going back.
+pub type Now = Arc<dyn Fn() -> u64 + Send + Sync>;
+
 /// What a service is made of.
 pub struct Parts {
     /// The configuration to begin with.
@@ -70,8 +73,8 @@ pub struct Parts {
     pub epoch: Option<u64>,
     /// Where it is written when it begins anew.
     pub epochs: mpsc::UnboundedSender<u64>,
-    /// Milliseconds since the epoch (1970), never going back: the policy engine's clock.
-    pub now: fn() -> u64,
+    /// The policy engine's clock.
+    pub now: Now,
     /// The port to listen at: [`crate::wire::SERVER_PORT`].
     pub port: u16,
 }
@@ -116,7 +119,7 @@ pub struct Service {
     done: (mpsc::UnboundedSender<Done>, mpsc::UnboundedReceiver<Done>),
     configuration: Configuration,
     epochs: mpsc::UnboundedSender<u64>,
-    now: fn() -> u64,
+    now: Now,
     board: Board,
     gateway: Gateway,
     watch: Option<Session>,
@@ -243,7 +246,12 @@ impl Service {
         self.watch_again = Instant::now() + AGAIN;
         let about =
             SessionAbout { peer: "pcp".to_owned(), security: "none".to_owned(), counters: Arc::default() };
-        match self.gateway.open(Agent::new(Front::Pcp, WATCHER), about).await {
+        // Either of the two may be enabled alone.
+        let mut opened = self.gateway.open(Agent::new(Front::Pcp, WATCHER), about.clone()).await;
+        if opened.is_err() {
+            opened = self.gateway.open(Agent::new(Front::NatPmp, WATCHER), about).await;
+        }
+        match opened {
             Ok(session) => {
                 self.known = self.rules.known();
                 let all = Request::RuleList(Filter::default());
