@@ -159,6 +159,8 @@ async fn serve(running: Running) -> Result<(), Failure> {
     }
     let (gateway, orders) = Gateway::new();
     let simco = simco::Simco::start(&running.config, gateway.clone())?;
+    let counters = simco.counters();
+    board.change(|facts| facts.simco = Some(counters));
     let (ask_sender, asks) = mpsc::channel(QUEUE);
     let api = tokio::spawn(socket.serve(ask_sender));
     let (kernel_sender, kernel) = mpsc::channel(QUEUE);

@@ -5,6 +5,7 @@ mod families;
 mod family;
 mod listener;
 mod process;
+mod simco;
 mod subscribers;
 
 use crate::facts::Board;

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
 use turnpike_config::Config;
 use turnpike_gateway::Gateway;
 use turnpike_midcom::certificate::{TlsError, TlsFiles, server_config};
-use turnpike_midcom::{Limits, Server, Settings};
+use turnpike_midcom::{Counters, Limits, Server, Settings};
 use turnpike_policy::Network;
 use turnpike_simco::Extensions;
 
@@ -118,6 +119,11 @@ impl Simco {
         let prepared = simco.prepare(config)?;
         simco.apply(prepared);
         Ok(simco)
+    }
+
+    /// What it counts.
+    pub fn counters(&self) -> Arc<Counters> {
+        self.server.counters()
     }
 
     /// Reads the files and binds the addresses that `config` has and the running one has not.

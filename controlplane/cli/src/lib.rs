@@ -15,7 +15,6 @@
 
 pub mod args;
 pub mod commands;
-
 pub mod midcom;
 pub mod nat;
 pub mod output;
