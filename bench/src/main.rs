@@ -15,6 +15,7 @@ mod memory;
 mod napt;
 mod options;
 mod ports;
+mod readers;
 mod report;
 mod rig;
 mod ring;
@@ -64,6 +65,8 @@ enum Command {
     Memory(memory::Options),
     /// The rings between processes and between threads.
     Ring(ring::Options),
+    /// Established flows while another thread reads all of them in place, as `show flows` does.
+    Readers(readers::Options),
     /// Established flows under a flood of new ones, and tuples chosen by an attacker.
     Flood(flood::Options),
     /// Instructions a packet, counted by callgrind, against the baseline.
@@ -87,6 +90,7 @@ fn main() -> ExitCode {
         Command::Scale(options) => scale::run(options, &cpus, &mut report),
         Command::Memory(options) => memory::run(options, &mut report),
         Command::Ring(options) => ring::run(options, &cpus, &mut report),
+        Command::Readers(options) => readers::run(options, &cpus, &mut report),
         Command::Flood(options) => flood::run(options, &mut report),
         Command::Instructions(options) => instructions::run(options, &mut report),
         Command::System(options) => system::run(options, &mut report),

@@ -11,6 +11,7 @@ use turnpike_abi::counters::{Counter, DropReason};
 use turnpike_abi::table::{Action, FirewallRuleRecord, NatAction, PoolRangeRecord, SettingsRecord};
 use turnpike_abi::{InterfaceId, PoolId, PortId, WorkerId};
 use turnpike_engine::{Buffer, Crossed, Engine, Forwarding, Interface, Outbox, Policy, STAGE, Setup, Time};
+use turnpike_shm::memory::Memory;
 use turnpike_sim::station;
 use turnpike_sim::tables::{ForwardingTable, PolicyTable, address};
 
@@ -151,6 +152,8 @@ pub struct Rig {
     packets: u64,
     /// Packets that left, not yet told.
     sent: usize,
+    /// Bytes that the engine asked for at its start, in two pieces.
+    pub arrays: u64,
     /// External ends of the flows that were opened, by number.
     pub external: Arc<Vec<External>>,
 }
@@ -161,6 +164,14 @@ impl Rig {
     /// # Errors
     /// If it refuses them or there is no memory.
     pub fn new(shape: &Shape) -> Result<Self, String> {
+        Self::over(shape, |bytes| machine::memory(bytes).map(|(memory, _)| memory))
+    }
+
+    /// The same with its flows in memory that `state` gives for so many bytes.
+    ///
+    /// # Errors
+    /// As [`Rig::new`].
+    pub fn over(shape: &Shape, state: impl FnOnce(usize) -> Result<Memory, String>) -> Result<Self, String> {
         let (worker, workers) = (shape.plan.worker, shape.plan.workers);
         let stock = Stock::new(shape.buffers, usize::from(worker))?;
         let [flows, flows_v6] = match shape.plan.family {
@@ -177,8 +188,12 @@ impl Rig {
             bindings: shape.capacity as usize,
             key: [0x5a ^ worker; 16],
         };
-        let (mut memory, _) = machine::memory(Engine::<Frame>::bytes(&setup))?;
-        let mut engine = Engine::new(&setup, &mut memory).ok_or("the engine finds too little memory")?;
+        let sizes = [Engine::<Frame>::state_bytes(&setup), Engine::<Frame>::private_bytes(&setup)];
+        let arrays: usize = sizes.iter().sum();
+        let mut state = state(sizes[0])?;
+        let (mut private, _) = machine::memory(sizes[1])?;
+        let mut engine =
+            Engine::new(&setup, &mut state, &mut private).ok_or("the engine finds too little memory")?;
         engine.set_policy(shape.policy()?);
         engine.set_forwarding(shape.forwarding()?);
         let mut out = Outbox::new(2, 4 * CHUNK);
@@ -203,6 +218,7 @@ impl Rig {
             now: Time(1),
             packets: 0,
             sent: 0,
+            arrays: arrays as u64,
             external: Arc::new(Vec::new()),
         })
     }

@@ -166,7 +166,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<(), String> {
         "packets",
         format!("64 bytes, headers warm, bursts of {BURST}, {FLOWS_EACH} flows a subscriber"),
     );
-    table.condition("each new flow", "new binding, port, index entries, timer, event; median (p10..p90)");
+    table.condition("each new flow", "new binding, port, index entries, timer; median (p10..p90)");
     let mut pages = None;
     for &capacity in &options.capacity {
         for &protocol in &options.protocol {

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
@@ -16,7 +17,9 @@ use turnpike_abi::command::{Kind, Look, NeighboursReset, Slot, Walk};
 use turnpike_abi::layout::MAGIC;
 use turnpike_abi::stats::{Identity, InterfaceInfo};
 use turnpike_abi::table::TableKind;
-use turnpike_client::{AttachError, Attachment, LinkError, Notice, SealedTable, StatisticsView, TableError};
+use turnpike_client::{
+    AttachError, Attachment, LinkError, Notice, SealedTable, StateView, StatisticsView, TableError,
+};
 use turnpike_policy::{Command, Token};
 
 /// Between two attempts.
@@ -136,6 +139,11 @@ impl Dataplane {
         self.attachment.statistics()
     }
 
+    /// Its workers' flows.
+    pub fn states(&self) -> Arc<[StateView]> {
+        Arc::clone(self.attachment.states())
+    }
+
     /// How many workers it has, 1 to 64.
     pub fn workers(&self) -> u8 {
         u8::try_from(self.queues.len()).unwrap_or(u8::MAX)
@@ -203,7 +211,7 @@ impl Dataplane {
             for _ in 0..BATCH {
                 let Some(slot) = self.attachment.poll_events(worker)? else { break };
                 let addressee = match slot.header.kind {
-                    Kind::FLOW_ROW | Kind::BINDING_ROW => self.waiting.get(&slot.header.sequence).copied(),
+                    Kind::BINDING_ROW => self.waiting.get(&slot.header.sequence).copied(),
                     Kind::NEIGHBOUR_NEEDED | Kind::PINHOLE_CLOSED | Kind::PINHOLE_LOCKED => None,
                     _ => self.waiting.remove(&slot.header.sequence),
                 };

@@ -85,6 +85,7 @@ pub struct Daemon {
     pub(crate) midcom: Midcom,
     pub(crate) pcp: Pcp,
     pub(crate) audit: Option<AuditLog>,
+    pub(crate) simco: crate::simco::Simco,
     pub(crate) effects: Vec<Effect>,
     pub(crate) survey: Option<Survey>,
     /// Whether a rule has an idle time.
@@ -119,6 +120,8 @@ pub struct Parts {
     pub pcp: Pcp,
     /// The audit log, if it could be opened.
     pub audit: Option<AuditLog>,
+    /// The SIMCO server.
+    pub simco: crate::simco::Simco,
     /// To the resolver.
     pub resolve: mpsc::Sender<Resolve>,
     /// Where new attachments are sent.
@@ -128,7 +131,8 @@ pub struct Parts {
 impl Daemon {
     /// A daemon that is not attached yet.
     pub fn new(parts: Parts) -> Self {
-        let Parts { running, board, clock, mut policy, journal, pcp, audit, resolve, attaching } = parts;
+        let Parts { running, board, clock, mut policy, journal, audit, simco, pcp, resolve, attaching } =
+            parts;
         policy.set_access(running.access(), clock.now());
         policy.note_ids();
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -148,6 +152,7 @@ impl Daemon {
             midcom: Midcom::default(),
             pcp,
             audit,
+            simco,
             effects: Vec::new(),
             survey: None,
             watches_use: false,
@@ -382,7 +387,7 @@ impl Daemon {
             match addressee {
                 Addressee::Policy(token) => self.policy.answer(token, slot.body(), self.clock.now()),
                 Addressee::Look(number) => self.pcp_seen(number, &slot),
-                Addressee::Walk(number) if is_survey(number) => self.surveyed(worker, &slot),
+                Addressee::Walk(number) if is_survey(number) => self.surveyed(worker, number, &slot),
                 Addressee::Walk(number) => self.walked(number, &slot),
                 Addressee::Nobody if slot.header.kind == Kind::NEIGHBOUR_NEEDED => {
                     self.needed(worker, &slot.body());

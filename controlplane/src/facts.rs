@@ -132,6 +132,8 @@ pub struct Facts {
     pub transactions: HashMap<TransactionKey, u64>,
     /// Lines of the audit log that could not be written.
     pub audit_lost: u64,
+    /// What the SIMCO server counts.
+    pub simco: Option<std::sync::Arc<turnpike_midcom::Counters>>,
     /// Requests for pinholes granted and refused.
     pub pinhole_requests: [u64; 2],
     /// Requests answered and refused over the API.

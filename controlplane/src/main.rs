@@ -7,6 +7,7 @@
 //! | `tables` | policy and forwarding tables on their way to the dataplane, reloads |
 //! | `kernel`, `netlink`, `mirror`, `resolve` | what the kernel knows of routes and neighbours, and makes it look |
 //! | `pinholes`, `journal` | the policy engine's requests and effects; what survives a restart |
+//! | `simco` | the SIMCO server as the configuration wants it |
 //! | `api`, `answers`, `walk` | the CLI's socket and its answers |
 //! | `reading`, `facts`, `metrics` | counters in shared memory, rates, the exporter |
 #![forbid(unsafe_code)]
@@ -19,6 +20,7 @@ mod audit;
 mod clock;
 mod daemon;
 mod facts;
+mod flows;
 mod journal;
 mod kernel;
 mod metrics;
@@ -33,6 +35,7 @@ mod reading;
 mod resolve;
 mod rules;
 mod running;
+mod simco;
 mod survey;
 mod tables;
 mod walk;
@@ -111,6 +114,8 @@ enum Failure {
     Journal(#[from] journal::JournalError),
     #[error("the journal contradicts itself: {0}; move it away to start without rules")]
     Contradiction(Refusal),
+    #[error(transparent)]
+    Simco(#[from] simco::SimcoError),
     #[error("cannot listen at {at}: {source}; see {key}")]
     Listen { at: String, key: &'static str, source: std::io::Error },
     #[error("metrics: {0}")]
@@ -157,6 +162,10 @@ async fn serve(running: Running) -> Result<(), Failure> {
             }
         });
     }
+    let (gateway, orders) = Gateway::new();
+    let simco = simco::Simco::start(&running.config, gateway.clone())?;
+    let counters = simco.counters();
+    board.change(|facts| facts.simco = Some(counters));
     let (ask_sender, asks) = mpsc::channel(QUEUE);
     let api = tokio::spawn(socket.serve(ask_sender));
     let (kernel_sender, kernel) = mpsc::channel(QUEUE);
@@ -173,7 +182,6 @@ async fn serve(running: Running) -> Result<(), Failure> {
         "started"
     );
     notify(&[NotifyState::Ready]);
-    let (gateway, orders) = Gateway::new();
     let (pcp_inputs, pcp_said) = mpsc::channel(QUEUE);
     let (question_sender, questions) = mpsc::channel(QUEUE);
     let (epoch_sender, epochs) = mpsc::unbounded_channel();
@@ -191,7 +199,7 @@ async fn serve(running: Running) -> Result<(), Failure> {
     tokio::spawn(service.run(pcp_said));
     let pcp = Pcp::new(pcp_inputs);
     let daemon =
-        Daemon::new(Parts { running, board, clock, policy, journal, pcp, audit, resolve, attaching });
+        Daemon::new(Parts { running, board, clock, policy, journal, audit, simco, pcp, resolve, attaching });
     let result = daemon.run(Inputs { asks, kernel, written, attached, orders, questions, epochs }).await;
     drop(gateway);
     // Its end removes the socket.

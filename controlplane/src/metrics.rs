@@ -6,6 +6,7 @@ mod family;
 mod listener;
 mod pcp;
 mod process;
+mod simco;
 mod subscribers;
 
 use crate::facts::Board;

@@ -3,16 +3,18 @@
 use crate::answers::Sources;
 use crate::api::{Ask, Peer};
 use crate::clock::wall_ms;
-use crate::daemon::{Daemon, answer};
+use crate::daemon::{Daemon, answer, unreachable};
+use crate::flows;
 use crate::midcom::{LineReply, Waiter};
 use crate::reading::Reading;
 use crate::rules;
-use crate::walk::{Page, Walking, Wanted};
+use crate::walk::{Page, Walking};
 use std::net::IpAddr;
 use turnpike_abi::event::AckResult;
 use turnpike_api::serve::encode_response;
 use turnpike_api::{
-    Envelope, ErrorBody, ErrorCode, Payload, PinholeAdd, PinholeProtocol, PortRange, Request as Asked,
+    Envelope, ErrorBody, ErrorCode, FlowsRequest, Payload, PinholeAdd, PinholeProtocol, PortRange,
+    Request as Asked,
 };
 use turnpike_policy::{
     Action, Agent, Annotation, Behaviour, Direction, Enable, Find, Front, Lifetime, Outside, Protocol,
@@ -24,11 +26,9 @@ impl Daemon {
     pub(crate) fn ask(&mut self, ask: Ask) {
         let Ask { request, peer, reply } = ask;
         let line = match request {
-            Asked::Flows(request) => {
-                return self.walk(|workers, now| Walking::flows(request, workers, now), reply);
-            }
+            Asked::Flows(request) => return self.flows(request, reply),
             Asked::Bindings(request) => {
-                return self.walk(|workers, now| Walking::bindings(request, workers, now), reply);
+                return self.walk(|workers, now| Walking::new(request, workers, now), reply);
             }
             Asked::ConfigReload => return self.reload(Some(reply)),
             Asked::PinholeAdd(add) => return self.add_pinhole(add, peer, reply),
@@ -110,9 +110,20 @@ impl Daemon {
     pub(crate) fn page(&self, page: Page) -> Vec<u8> {
         let host = self.host.clone();
         self.board.change(|facts| facts.api_requests[0] += 1);
-        match page.wanted {
-            Wanted::Flows(_, rows) => encode_response(&Ok(Envelope::new(host, rows).with_next(page.next))),
-            Wanted::Bindings(_, rows) => encode_response(&Ok(Envelope::new(host, rows).with_next(page.next))),
+        encode_response(&Ok(Envelope::new(host, page.rows).with_next(page.next)))
+    }
+
+    /// Answers with a page of flows, from a thread of its own: the rows are not asked of the workers but read.
+    fn flows(&self, request: FlowsRequest, reply: LineReply) {
+        let Some(dataplane) = &self.dataplane else { return self.refuse(reply, &unreachable()) };
+        let settings = turnpike_config::settings(&self.running.config);
+        match flows::Page::new(request, dataplane.states(), settings) {
+            Ok(page) => {
+                self.board.change(|facts| facts.api_requests[0] += 1);
+                let host = self.host.clone();
+                tokio::task::spawn_blocking(move || answer(reply, encode_response(&Ok(page.read(host)))));
+            }
+            Err(error) => self.refuse(reply, &error),
         }
     }
 

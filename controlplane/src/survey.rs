@@ -9,8 +9,9 @@ use turnpike_abi::event::{BindingRow, WalkEnd};
 
 /// Rows a worker sends for one command.
 const STEP: u32 = 256;
-/// Numbers of walks from here on are a survey's: one for each worker.
-const FIRST: u64 = u64::MAX - 255;
+/// Numbers of walks from here on are a survey's: one for each worker's pinholes, then one for its reservations.
+const PINHOLES: u64 = u64::MAX - 511;
+const RESERVATIONS: u64 = u64::MAX - 255;
 
 /// What a survey is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +33,7 @@ pub struct Survey {
 
 /// Whether a walk's number is a survey's.
 pub const fn is_survey(number: u64) -> bool {
-    number >= FIRST
+    number >= PINHOLES
 }
 
 impl Daemon {
@@ -45,16 +46,21 @@ impl Daemon {
         }
         let workers = dataplane.workers();
         for worker in 0..workers {
-            dataplane.order(WorkerId(worker), step(worker, 0));
+            dataplane.order(WorkerId(worker), step(worker, 0, WalkTable::PINHOLES));
         }
         self.survey = Some(Survey { purpose, left: workers, pinholes: 0 });
     }
 
     /// An event of a survey's walk.
-    pub(crate) fn surveyed(&mut self, worker: WorkerId, slot: &Slot) {
+    pub(crate) fn surveyed(&mut self, worker: WorkerId, number: u64, slot: &Slot) {
         let now = self.clock.now();
         let Some(survey) = &mut self.survey else { return };
+        let reservations = number >= RESERVATIONS;
+        let table = if reservations { WalkTable::RESERVATIONS } else { WalkTable::PINHOLES };
         match slot.header.kind {
+            Kind::BINDING_ROW if reservations => {
+                return self.policy.found_reservation(worker, &slot.body());
+            }
             Kind::BINDING_ROW => {
                 let row: BindingRow = slot.body();
                 if row.pinhole == 0 {
@@ -71,9 +77,14 @@ impl Daemon {
             }
             Kind::WALK_END => {
                 let WalkEnd { cursor, .. } = slot.body();
-                if cursor != WalkEnd::DONE {
+                let next = match cursor {
+                    WalkEnd::DONE if reservations || survey.purpose == Purpose::Use => None,
+                    WalkEnd::DONE => Some((0, WalkTable::RESERVATIONS)),
+                    cursor => Some((cursor, table)),
+                };
+                if let Some((cursor, table)) = next {
                     if let Some(dataplane) = &mut self.dataplane {
-                        dataplane.order(worker, step(worker.0, cursor));
+                        dataplane.order(worker, step(worker.0, cursor, table));
                     }
                     return;
                 }
@@ -97,6 +108,7 @@ impl Daemon {
     }
 }
 
-const fn step(worker: u8, cursor: u64) -> Order {
-    Order::Walk(FIRST + worker as u64, Walk { cursor, table: WalkTable::BINDINGS, limit: STEP })
+fn step(worker: u8, cursor: u64, table: WalkTable) -> Order {
+    let first = if table == WalkTable::RESERVATIONS { RESERVATIONS } else { PINHOLES };
+    Order::Walk(first + u64::from(worker), Walk { cursor, table, limit: STEP })
 }

@@ -49,6 +49,7 @@ pub struct Tables {
 #[derive(Debug)]
 struct Reload {
     running: Running,
+    simco: crate::simco::Prepared,
     data: ReloadData,
     warnings: Vec<String>,
     reply: Option<oneshot::Sender<Vec<u8>>>,
@@ -240,6 +241,20 @@ impl Daemon {
                 return self.refuse_reload(reply, &error);
             }
         };
+        // Certificates and keys are read again whatever else changes.
+        let simco = match self.simco.prepare(&running.config) {
+            Ok(simco) => simco,
+            Err(why) => {
+                self.board.change(|facts| facts.applied(Apply::Invalid));
+                tracing::error!("configuration refused: {why}");
+                let error = ErrorBody::new(
+                    ErrorCode::ConfigInvalid,
+                    "1 problem; the running configuration stays".to_owned(),
+                )
+                .with_details(vec![why.to_string()]);
+                return self.refuse_reload(reply, &error);
+            }
+        };
         let impact = Config::reload_impact(&self.running.config, &running.config);
         let mut needs_restart = impact.restart_needed.clone();
         // What waited before waits on, unless the file is as it was when the dataplane started.
@@ -262,7 +277,7 @@ impl Daemon {
             needs_restart: running.needs_restart.clone(),
         };
         let changed = data.changed;
-        self.tables.reload = Some(Reload { running, data, warnings, reply });
+        self.tables.reload = Some(Reload { running, simco, data, warnings, reply });
         if changed && self.dataplane.is_some() {
             self.offer_policy();
         } else {
@@ -279,6 +294,7 @@ impl Daemon {
         let Some(reload) = self.tables.reload.take() else { return };
         let line = match result {
             Ok(()) => {
+                self.simco.apply(reload.simco);
                 self.running = Running { applied_ms: wall_ms(), ..reload.running };
                 self.ranges.note(&self.running.config, Timestamp::now());
                 let shape = Shape::of(&self.running);

@@ -1,4 +1,4 @@
-//! Pages of flows and bindings: a worker's table is walked in steps of at most 256 rows, filtered here, and
+//! Pages of bindings: a worker's table is walked in steps of at most 256 rows, filtered here, and
 //! never more than one page is held. A page also ends after a number of rows looked at, so that a filter
 //! that matches little neither holds up the worker nor the reader; its cursor says where to go on.
 
@@ -7,10 +7,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use turnpike_abi::WorkerId;
 use turnpike_abi::command::{Kind, Slot, Walk, WalkTable};
-use turnpike_abi::event::{Ack, BindingRow, FlowRow, WalkEnd};
-use turnpike_api::{
-    BindingData, BindingFilter, BindingsRequest, ErrorBody, ErrorCode, FlowData, FlowFilter, FlowsRequest,
-};
+use turnpike_abi::event::{Ack, BindingRow, WalkEnd};
+use turnpike_api::{BindingData, BindingFilter, BindingsRequest, ErrorBody, ErrorCode};
 
 /// Most rows a worker sends for one command.
 const STEP: u32 = 256;
@@ -21,28 +19,11 @@ const STEPS: u32 = 512;
 /// For one page.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What is walked, what of it is wanted, and what was found.
-#[derive(Debug)]
-pub enum Wanted {
-    /// Flows.
-    Flows(FlowFilter, Vec<FlowData>),
-    /// Bindings.
-    Bindings(BindingFilter, Vec<BindingData>),
-}
-
-impl Wanted {
-    fn len(&self) -> usize {
-        match self {
-            Self::Flows(_, rows) => rows.len(),
-            Self::Bindings(_, rows) => rows.len(),
-        }
-    }
-}
-
 /// A walk under way.
 #[derive(Debug)]
 pub struct Walking {
-    wanted: Wanted,
+    filter: BindingFilter,
+    rows: Vec<BindingData>,
     limit: u32,
     workers: u8,
     worker: WorkerId,
@@ -69,51 +50,22 @@ pub enum Progress {
 #[derive(Debug)]
 pub struct Page {
     /// Its rows.
-    pub wanted: Wanted,
+    pub rows: Vec<BindingData>,
     /// Where the next one begins; `None` at the end of the last worker's table.
     pub next: Option<String>,
 }
 
 impl Walking {
-    /// A page of flows from `request`'s cursor on.
+    /// A page from `request`'s cursor on.
     ///
     /// # Errors
     /// If the cursor is none that an answer gave.
-    pub fn flows(request: FlowsRequest, workers: u8, now: Instant) -> Result<Self, ErrorBody> {
-        let wanted = Wanted::Flows(request.filter, Vec::new());
-        Self::new(wanted, request.limit, request.cursor.as_deref(), workers, now)
-    }
-
-    /// A page of bindings from `request`'s cursor on.
-    ///
-    /// # Errors
-    /// If the cursor is none that an answer gave.
-    pub fn bindings(request: BindingsRequest, workers: u8, now: Instant) -> Result<Self, ErrorBody> {
-        let wanted = Wanted::Bindings(request.filter, Vec::new());
-        Self::new(wanted, request.limit, request.cursor.as_deref(), workers, now)
-    }
-
-    fn new(
-        wanted: Wanted,
-        limit: u32,
-        cursor: Option<&str>,
-        workers: u8,
-        now: Instant,
-    ) -> Result<Self, ErrorBody> {
-        let (worker, cursor) = match cursor {
-            None => (0, 0),
-            Some(text) => text
-                .split_once('.')
-                .and_then(|(worker, cursor)| Some((worker.parse().ok()?, cursor.parse().ok()?)))
-                .filter(|(worker, _): &(u8, u64)| *worker < workers)
-                .ok_or_else(|| {
-                    ErrorBody::new(ErrorCode::BadRequest, format!("cursor {text:?} is not of this dataplane"))
-                        .with_hint("begin again without cursor")
-                })?,
-        };
+    pub fn new(request: BindingsRequest, workers: u8, now: Instant) -> Result<Self, ErrorBody> {
+        let (worker, cursor) = cursor(request.cursor.as_deref(), workers)?;
         Ok(Self {
-            wanted,
-            limit,
+            filter: request.filter,
+            rows: Vec::new(),
+            limit: request.limit,
             workers,
             worker: WorkerId(worker),
             cursor,
@@ -126,14 +78,10 @@ impl Walking {
     /// The command to send now.
     pub fn step(&mut self) -> (WorkerId, Walk) {
         self.steps += 1;
-        let found = u32::try_from(self.wanted.len()).unwrap_or(u32::MAX);
-        let table = match self.wanted {
-            Wanted::Flows(..) => WalkTable::FLOWS,
-            Wanted::Bindings(..) => WalkTable::BINDINGS,
-        };
+        let found = u32::try_from(self.rows.len()).unwrap_or(u32::MAX);
         // Never more than the page has room for, since a cursor cannot point between two rows of a step.
         let limit = self.limit.saturating_sub(found).clamp(1, STEP);
-        (self.worker, Walk { cursor: self.cursor, table, limit })
+        (self.worker, Walk { cursor: self.cursor, table: WalkTable::BINDINGS, limit })
     }
 
     /// The same as an order for the attachment.
@@ -150,22 +98,11 @@ impl Walking {
     /// Takes an event of its worker. `pool` names a pool by its index.
     pub fn event(&mut self, slot: &Slot, pool: impl Fn(u16) -> Option<String>) -> Progress {
         match slot.header.kind {
-            Kind::FLOW_ROW => {
-                if let Wanted::Flows(filter, rows) = &mut self.wanted {
-                    let row = FlowData::from_row(&slot.body::<FlowRow>());
-                    if filter.matches(&row) && rows.len() < self.limit as usize {
-                        rows.push(row);
-                    }
-                }
-                Progress::Waiting
-            }
             Kind::BINDING_ROW => {
-                if let Wanted::Bindings(filter, rows) = &mut self.wanted {
-                    let row = slot.body::<BindingRow>();
-                    let row = BindingData::from_row(&row, pool(row.pool.0).as_deref());
-                    if filter.matches(&row) && rows.len() < self.limit as usize {
-                        rows.push(row);
-                    }
+                let row = slot.body::<BindingRow>();
+                let row = BindingData::from_row(&row, pool(row.pool.0).as_deref());
+                if self.filter.matches(&row) && self.rows.len() < self.limit as usize {
+                    self.rows.push(row);
                 }
                 Progress::Waiting
             }
@@ -189,7 +126,7 @@ impl Walking {
         } else {
             self.cursor = end.cursor;
         }
-        let full = self.wanted.len() >= self.limit as usize;
+        let full = self.rows.len() >= self.limit as usize;
         if full || self.looked_at >= LOOKED_AT || self.steps >= STEPS {
             return self.page(Some(format!("{}.{}", self.worker.0, self.cursor)));
         }
@@ -198,33 +135,41 @@ impl Walking {
     }
 
     fn page(&mut self, next: Option<String>) -> Progress {
-        let empty = match &self.wanted {
-            Wanted::Flows(..) => Wanted::Flows(FlowFilter::default(), Vec::new()),
-            Wanted::Bindings(..) => Wanted::Bindings(BindingFilter::default(), Vec::new()),
-        };
-        Progress::Done(Page { wanted: std::mem::replace(&mut self.wanted, empty), next })
+        Progress::Done(Page { rows: std::mem::take(&mut self.rows), next })
     }
+}
+
+/// Worker and place that a cursor names, which is `WORKER.PLACE`; the beginning without one.
+///
+/// # Errors
+/// If it is none that an answer gave.
+pub fn cursor(text: Option<&str>, workers: u8) -> Result<(u8, u64), ErrorBody> {
+    let Some(text) = text else { return Ok((0, 0)) };
+    text.split_once('.')
+        .and_then(|(worker, place)| Some((worker.parse().ok()?, place.parse().ok()?)))
+        .filter(|(worker, _): &(u8, u64)| *worker < workers)
+        .ok_or_else(|| {
+            ErrorBody::new(ErrorCode::BadRequest, format!("cursor {text:?} is not of this dataplane"))
+                .with_hint("begin again without cursor")
+        })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use turnpike_abi::Address;
-    use turnpike_abi::event::Tuple;
 
-    fn flow(n: u8) -> Slot {
-        let end = |last| Address::v4([192, 0, 2, last]);
-        let forward = Tuple { source: end(n), destination: end(200), protocol: 17, ..Tuple::default() };
-        let reverse = Tuple { source: end(200), destination: end(n), protocol: 17, ..Tuple::default() };
-        Slot::new(Kind::FLOW_ROW, 1, &FlowRow { forward, reverse, ..FlowRow::default() })
+    fn binding(n: u8) -> Slot {
+        let inside = Address::v4([192, 0, 2, n]);
+        Slot::new(Kind::BINDING_ROW, 1, &BindingRow { inside, protocol: 17, ..BindingRow::default() })
     }
 
     fn end(cursor: u64, rows: u32) -> Slot {
         Slot::new(Kind::WALK_END, 1, &WalkEnd { cursor, rows, reserved: 0 })
     }
 
-    fn request(limit: u32, cursor: Option<&str>) -> FlowsRequest {
-        FlowsRequest { filter: FlowFilter::default(), cursor: cursor.map(Into::into), limit }
+    fn request(limit: u32, cursor: Option<&str>) -> BindingsRequest {
+        BindingsRequest { filter: BindingFilter::default(), cursor: cursor.map(Into::into), limit }
     }
 
     /// Two workers with the rows 0..5 and 5..8, walked in pages.
@@ -233,14 +178,14 @@ mod tests {
         let mut seen = Vec::new();
         let mut cursor: Option<String> = None;
         for _ in 0..100 {
-            let mut walking = Walking::flows(request(limit, cursor.as_deref()), 2, Instant::now()).unwrap();
+            let mut walking = Walking::new(request(limit, cursor.as_deref()), 2, Instant::now()).unwrap();
             let (mut worker, mut walk) = walking.step();
             let page = loop {
                 let table = &tables[worker.index()];
                 let from = usize::try_from(walk.cursor).unwrap();
                 let to = (from + walk.limit as usize).min(table.len());
                 for &n in &table[from..to] {
-                    assert!(matches!(walking.event(&flow(n), |_| None), Progress::Waiting));
+                    assert!(matches!(walking.event(&binding(n), |_| None), Progress::Waiting));
                 }
                 let next = if to == table.len() { WalkEnd::DONE } else { to as u64 };
                 match walking.event(&end(next, (to - from) as u32), |_| None) {
@@ -249,9 +194,8 @@ mod tests {
                     other => panic!("{other:?}"),
                 }
             };
-            let Wanted::Flows(_, rows) = page.wanted else { panic!("not flows") };
-            assert!(rows.len() <= limit as usize);
-            seen.extend(rows.iter().map(|row| match row.inside.address {
+            assert!(page.rows.len() <= limit as usize);
+            seen.extend(page.rows.iter().map(|row| match row.inside.address {
                 std::net::IpAddr::V4(v4) => v4.octets()[3],
                 std::net::IpAddr::V6(_) => 255,
             }));
@@ -273,7 +217,7 @@ mod tests {
     #[test]
     fn foreign_cursors_are_refused() {
         for cursor in ["", "x", "2.0", "0", "0.x", "-1.0"] {
-            assert!(Walking::flows(request(1, Some(cursor)), 2, Instant::now()).is_err(), "{cursor}");
+            assert!(Walking::new(request(1, Some(cursor)), 2, Instant::now()).is_err(), "{cursor}");
         }
     }
 
@@ -281,7 +225,7 @@ mod tests {
     fn a_page_ends_after_enough_rows_that_do_not_match() {
         let mut asked = request(10, None);
         asked.filter.protocol = Some(turnpike_api::Protocol::TCP);
-        let mut walking = Walking::flows(asked, 1, Instant::now()).unwrap();
+        let mut walking = Walking::new(asked, 1, Instant::now()).unwrap();
         let mut cursor = 0;
         loop {
             let (_, walk) = walking.step();
@@ -290,7 +234,7 @@ mod tests {
             match walking.event(&end(cursor, 1000), |_| None) {
                 Progress::Done(page) => {
                     assert_eq!(page.next, Some(format!("0.{cursor}")));
-                    assert_eq!(page.wanted.len(), 0);
+                    assert_eq!(page.rows.len(), 0);
                     break;
                 }
                 Progress::Send(..) => {}

@@ -104,7 +104,7 @@ impl Attachment {
             return;
         }
         let Some((connection, peer, since)) = self.waiting.take() else { return };
-        match serve_hello(connection, statistics) {
+        match serve_hello(connection, statistics, crew.states()) {
             Hello::Waiting(connection) if since.elapsed() < HELLO_WITHIN => {
                 self.waiting = Some((connection, peer, since));
             }

@@ -49,6 +49,12 @@ impl Clock {
         self.epoch.load(Ordering::Relaxed).wrapping_add(self.now.0)
     }
 
+    /// Wall clock at `Time(0)`, milliseconds since the epoch.
+    #[inline]
+    pub fn epoch_ms(&self) -> u64 {
+        self.epoch.load(Ordering::Relaxed)
+    }
+
     /// Follows the system's clock where that was set.
     pub fn follow_wall_clock(&self) {
         self.epoch.store(wall_clock_ms().wrapping_sub(self.now.0), Ordering::Relaxed);

@@ -3,9 +3,11 @@
 use crate::clock::Clock;
 use crate::failure::{Doing as _, Failure};
 use crate::privileges;
+use crate::state::{Directory, StateFile};
 use crate::worker::{Channels, Exception, Order, Report, Worker};
 use dpdk::{Eal, Mbuf, Mempool, RxQueue, TxQueue};
 use std::collections::VecDeque;
+use std::fs::File;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use turnpike_abi::WorkerId;
@@ -29,6 +31,8 @@ pub struct Crew {
     members: Vec<Member>,
     /// Control planes that attached.
     sessions: u64,
+    /// The workers' state files, to be read by control planes.
+    states: Vec<File>,
 }
 
 #[derive(Debug)]
@@ -58,6 +62,8 @@ pub struct Plan<'a> {
     pub clock: &'a Clock,
     /// Interfaces, by id.
     pub interfaces: &'a [Interface],
+    /// Where flows lie.
+    pub state: &'a Directory,
 }
 
 impl Crew {
@@ -68,7 +74,7 @@ impl Crew {
     pub fn start(plan: &Plan<'_>, queues: Vec<Vec<(RxQueue, TxQueue)>>) -> Result<Self, Failure> {
         let count = queues.len();
         let mut crossings = crossings(count);
-        let mut crew = Self { members: Vec::with_capacity(count), sessions: 0 };
+        let mut crew = Self { members: Vec::with_capacity(count), sessions: 0, states: Vec::new() };
         for (index, queues) in queues.into_iter().enumerate() {
             let crossing = crossings.pop_front().unwrap_or_default();
             crew.members.push(Member::start(plan, index as u8, queues, crossing)?);
@@ -82,7 +88,10 @@ impl Crew {
         for member in &mut self.members {
             loop {
                 match member.reports.pop() {
-                    Some(Report::Ready) => break,
+                    Some(Report::Ready(state)) => {
+                        self.states.push(state);
+                        break;
+                    }
                     Some(Report::Failed(why)) => {
                         return Err(Failure::Worker(format!("{} ({why})", member.name)));
                     }
@@ -95,6 +104,11 @@ impl Crew {
             }
         }
         Ok(())
+    }
+
+    /// The workers' state files, in order.
+    pub fn states(&self) -> &[File] {
+        &self.states
     }
 
     /// Gives each worker the order that `order` makes for it.
@@ -138,7 +152,7 @@ impl Crew {
                     Report::Returned(link) => drop(link),
                     Report::OldPolicy(policy) => drop(policy),
                     Report::OldForwarding(forwarding) => drop(forwarding),
-                    Report::Ready | Report::Failed(_) => {}
+                    Report::Ready(_) | Report::Failed(_) => {}
                 }
             }
             member.post_backlog();
@@ -242,7 +256,7 @@ impl Member {
             key,
         };
         let (eal, source) = (Arc::clone(plan.eal), plan.pool.source());
-        let no_huge = config.dataplane.no_huge;
+        let (file, no_huge) = (plan.state.file(index), config.dataplane.no_huge);
         let (clock, poll) = (plan.clock.clone(), config.dataplane.poll);
         let body = move || {
             // The thread first, so that all its memory comes from its own node.
@@ -253,8 +267,8 @@ impl Member {
                     return;
                 }
             };
-            let engine = match tables(&setup, no_huge) {
-                Ok(engine) => engine,
+            let (engine, state) = match tables(&setup, &file, no_huge) {
+                Ok(made) => made,
                 Err(why) => {
                     drop(report_end.push(Report::Failed(why)));
                     return;
@@ -268,7 +282,8 @@ impl Member {
                 cross_to: crossing.to,
                 cross_from: crossing.from,
             };
-            Worker::new(queues, engine, source, channels, page, clock, poll).run();
+            let worker = Worker::new(queues, engine, source, channels, page, clock, poll);
+            worker.run(state);
             drop(registration);
         };
         let thread = std::thread::Builder::new()
@@ -294,19 +309,28 @@ impl Member {
     }
 }
 
-/// The worker's pipeline, its flow table in hugepages unless the operator wants none.
-fn tables(setup: &Setup, no_huge: bool) -> Result<Engine<Mbuf>, String> {
-    let bytes = Engine::<Mbuf>::bytes(setup);
-    let memory = if no_huge { Memory::ordinary(bytes) } else { Memory::huge(bytes) };
-    let mut memory = memory.map_err(|error| {
-        let pages = bytes.div_ceil(HUGE);
+/// The worker's pipeline, its flows in the state file, their index and the bindings in memory of this process alone:
+/// of hugepages unless the operator wants none.
+fn tables(setup: &Setup, file: &StateFile, no_huge: bool) -> Result<(Engine<Mbuf>, File), String> {
+    let (state, private) = (Engine::<Mbuf>::state_bytes(setup), Engine::<Mbuf>::private_bytes(setup));
+    let short = |error: std::io::Error| {
+        let pages = state.div_ceil(HUGE) + private.div_ceil(HUGE);
+        let (flows, flows_v6) = (setup.flows, setup.flows_v6);
+        let wanted =
+            format!("no memory for {flows} IPv4 and {flows_v6} IPv6 flows in {}", file.path().display());
+        if no_huge {
+            let mib = (state + private).div_ceil(1 << 20);
+            return format!("{wanted}: {mib} MiB are needed ({error}); lower `flows` and `flows_v6`");
+        }
         format!(
-            "no memory for {} IPv4 and {} IPv6 flows: {pages} free hugepages of 2 MiB are needed beside those of \
-             `memory` ({error}); reserve more of them (vm.nr_hugepages), lower `flows` and `flows_v6`, or set `no_huge`",
-            setup.flows, setup.flows_v6
+            "{wanted}: {pages} free hugepages of 2 MiB are needed beside those of `memory` ({error}); reserve more of \
+             them (vm.nr_hugepages), lower `flows` and `flows_v6`, or set `no_huge`"
         )
-    })?;
-    Engine::new(setup, &mut memory).ok_or_else(|| "the flow table does not fit its own size".to_owned())
+    };
+    let (mut state, readable) = file.take(state).map_err(short)?;
+    let private = if no_huge { Memory::ordinary(private) } else { Memory::huge(private) };
+    let engine = Engine::new(setup, &mut state, &mut private.map_err(short)?);
+    Ok((engine.ok_or("the flow table does not fit its own size")?, readable))
 }
 
 /// Pins the calling thread, gives up its rights and makes it known to DPDK.

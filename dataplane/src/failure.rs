@@ -1,6 +1,7 @@
 //! Why the dataplane could not start, or had to end.
 
 use std::io;
+use std::path::PathBuf;
 
 /// The last message of a dataplane that failed.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +26,14 @@ pub enum Failure {
         core: u16,
         /// Cores there are.
         available: String,
+    },
+    /// The directory of the state files cannot be used.
+    #[error("dataplane.state {}: {why}", path.display())]
+    State {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        why: String,
     },
     /// The kernel refused something.
     #[error("{doing}: {error}")]

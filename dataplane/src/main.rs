@@ -12,6 +12,7 @@ mod failure;
 mod ports;
 mod privileges;
 mod start;
+mod state;
 mod tap;
 mod worker;
 

@@ -5,6 +5,7 @@ use crate::clock::{Clock, wall_clock_ms};
 use crate::control::{Main, PublishedPort};
 use crate::crew::{Crew, Plan};
 use crate::failure::{Doing as _, Failure};
+use crate::state::Directory;
 use crate::tap::Twins;
 use crate::{environment, ports, privileges};
 use dpdk::{Eal, Mempool, rdtsc};
@@ -33,6 +34,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
              device that needs physical addresses"
         );
     }
+    let state = Directory::open(config.dataplane.state_directory(), !config.dataplane.no_huge)?;
     leave_to_workers(&environment::main_cores(&config.dataplane.cores, &available))?;
     let eal = Arc::new(Eal::init(&environment::eal_arguments(config, &available))?);
     let clock = Clock::new(rdtsc(), eal.tsc_hz());
@@ -68,6 +70,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
         statistics: &statistics,
         clock: &clock,
         interfaces: &interfaces,
+        state: &state,
     };
     let crew = Crew::start(&plan, started.queues)?;
     privileges::for_main(ports.iter().any(PublishedPort::is_xdp))?;
@@ -76,7 +79,10 @@ pub fn run(config: &Config) -> Result<(), Failure> {
 
     notify(sd_notify::NotifyState::Ready);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), dpdk = eal.version(), workers, "ready");
-    main.run()
+    let ended = main.run();
+    // Not before the workers are gone.
+    drop(state);
+    ended
 }
 
 /// Cores this process may use. Read before DPDK pins the thread.

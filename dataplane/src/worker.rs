@@ -3,6 +3,7 @@
 
 use crate::clock::Clock;
 use dpdk::{BURST, Mbuf, MbufSource, RxQueue, TxQueue, rdtsc};
+use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 use turnpike_abi::command::{Kind, Slot};
@@ -34,8 +35,8 @@ pub enum Order {
 /// What a worker tells the main thread, mostly to have it free things.
 #[derive(Debug)]
 pub enum Report {
-    /// The worker polls.
-    Ready,
+    /// The worker polls; its state file, to be read.
+    Ready(File),
     /// The worker could not begin.
     Failed(String),
     /// Rings no longer used.
@@ -150,9 +151,10 @@ impl Worker {
         }
     }
 
-    /// Polls until told to stop.
-    pub fn run(mut self) {
-        self.report(Report::Ready);
+    /// Polls until told to stop. `state` is its state file, for those who read it.
+    pub fn run(mut self, state: File) {
+        self.engine.set_clock_base(self.clock.epoch_ms());
+        self.report(Report::Ready(state));
         let mut span = Counter::CyclesIdle;
         let mut busy_polls = 0;
         let mut empty_polls = 0;
@@ -414,6 +416,7 @@ impl Worker {
         self.published = now;
         self.unpublished = false;
         self.engine.counters_mut().set(Counter::HeartbeatMs, self.clock.wall_clock_ms());
+        self.engine.set_clock_base(self.clock.epoch_ms());
         self.page.publish(self.engine.counters().words());
     }
 }

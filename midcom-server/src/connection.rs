@@ -139,7 +139,9 @@ impl Connection {
             Transport::ClearText => Underlying::Challenge,
             Transport::Insufficient => Underlying::Insufficient,
         };
-        let mut session = Session::new(self.settings.session.clone(), underlying, self.now());
+        let extensions = self.settings.session.extensions.and(translate::SUPPORTED);
+        let session = turnpike_simco::Settings { extensions, ..self.settings.session.clone() };
+        let mut session = Session::new(session, underlying, self.now());
         let mut octets = vec![0; READ];
         loop {
             self.settle(&mut session).await;

@@ -9,7 +9,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use turnpike_gateway::Gateway;
@@ -18,6 +18,8 @@ use turnpike_simco::{Directory, NotificationIds};
 
 /// How long the listener rests when the system has no descriptor left.
 const EXHAUSTED: Duration = Duration::from_millis(100);
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
 /// The first octet of a TLS ClientHello's record.
 const HANDSHAKE: u8 = 0x16;
 
@@ -108,6 +110,24 @@ impl Server {
     #[must_use]
     pub fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.inner.guard.counters)
+    }
+
+    /// A listener at `address`, which an interface may get later: the dataplane makes the TAP twins.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+        use rustix::net::sockopt;
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        if address.is_ipv4() {
+            sockopt::set_ip_freebind(&socket, true)?;
+        } else {
+            sockopt::set_ipv6_freebind(&socket, true)?;
+            sockopt::set_ipv6_v6only(&socket, !address.ip().is_unspecified())?;
+        }
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
     }
 
     /// Accepts connections for ever.

@@ -3,10 +3,15 @@
 use std::sync::Arc;
 use turnpike_policy::{self as policy, GroupId, Lifetime, Refusal, RuleId};
 use turnpike_simco::{
-    Behaviour, Capabilities, Direction, EnableParameters, EnableStatus, Enabled, Ends, Established, Extras,
-    Failure, IpVersion, IpVersions, Location, Lock, MAX_LISTED, MoreCapabilities, NatMode, Page, PortParity,
-    Refused, Reply, Reserve, ReserveParameters, Reserved, RuleRequest, Tuple, Wildcards, checks, has_ports,
+    Behaviour, Capabilities, Direction, EnableParameters, EnableStatus, Enabled, Ends, Established,
+    Extensions, Extras, Failure, IpVersion, IpVersions, Location, Lock, MAX_LISTED, MoreCapabilities,
+    NatMode, Page, PortParity, Refused, Reply, Reserve, ReserveParameters, Reserved, RuleRequest, Tuple,
+    Wildcards, checks, has_ports,
 };
+
+/// The extensions the server carries out. It has no rules of interfaces, and verifies no authorization tokens.
+pub(crate) const SUPPORTED: Extensions =
+    Extensions::ALL.without(Extensions::TOKEN.or(Extensions::INTERFACES));
 
 /// PIDs of a page: a PRL reply that also says where to go on.
 const MAX_PAGE: usize = MAX_LISTED - 3;
@@ -254,6 +259,7 @@ fn behaviour(behaviour: Behaviour) -> policy::Behaviour {
         close_on_fin: behaviour.close_on_fin,
         idle: Some(behaviour.idle_timeout).filter(|&seconds| seconds != 0),
         ending: None,
+        ..policy::Behaviour::default()
     }
 }
 

@@ -7,7 +7,7 @@ import sys
 import time
 import traceback
 
-from . import failures, filtering, malformed, operations, pcp, servers, traffic
+from . import failures, filtering, malformed, operations, pcp, servers, simco, traffic
 from .lab import Failure, Lab, Skipped, expect, until
 
 
@@ -51,7 +51,7 @@ def free_buffers(lab):
 
 # Accounts are taken before the dataplane is killed: its successor counts from nothing.
 CHECKS = [
-    *traffic.CHECKS, *filtering.CHECKS, *malformed.CHECKS, *operations.CHECKS, *pcp.CHECKS,
+    *traffic.CHECKS, *filtering.CHECKS, *malformed.CHECKS, *operations.CHECKS, *pcp.CHECKS, *simco.CHECKS,
     failures.controlplane_killed, failures.hostile_controlplane, conservation, failures.dataplane_killed,
 ]
 

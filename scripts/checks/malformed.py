@@ -92,14 +92,19 @@ class Frames:
         yield "spoofed_source", self.ether / self.ip6(src="fd00:99::1") / inet.UDP()
 
     def fragments(self):
-        """Fragments, sound ones too: through traffic is not reassembled."""
+        """Fragments that no datagram can be made of."""
         inet = self.inet
         yield "frag_tiny", self.ether / self.ip(flags="MF", proto=6) / self.data(8)
         yield "frag_offset_one", self.ether / self.ip(frag=1, proto=6) / self.data(32)
         yield "frag_overrun", self.ether / self.ip(frag=8189, proto=17) / self.data(64)
         yield "frag_bad_length", self.ether / self.ip(flags="MF", frag=4, proto=17) / self.data(13)
-        yield "frag_first", self.ether / self.ip(flags="MF") / inet.UDP(len=100, chksum=1) / self.data(56)
-        yield "frag_later", self.ether / self.ip(frag=8, proto=17) / self.data(36)
+        yield "frag_icmp_error", self.ether / self.ip(id=901, flags="MF") / inet.ICMP(type=3, code=1) / self.data(64)
+        def first(number):
+            return self.ether / self.ip(id=number, flags="MF") / inet.UDP(sport=50126, len=200, chksum=1) / self.data(56)
+
+        yield "frag_dup", [first(902), first(902)]
+        yield "frag_overlap", [first(904), self.ether / self.ip(id=904, frag=7, proto=17) / self.data(36)]
+        yield "frag_timeout", self.ether / self.ip(id=903, frag=8, proto=17) / self.data(36)
 
     def transport(self):
         """TCP and UDP."""
@@ -136,7 +141,8 @@ def _check(lab, frames):
     for reason, frame in frames:
         reasons.add(reason)
         before = lab.drops()
-        lab.send_frames("subscriber", [frame])
+        # Of several frames the last is the one; together, lest the others be forgotten by then.
+        lab.send_frames("subscriber", frame if isinstance(frame, list) else [frame])
         try:
             changed = _one_more(lab, reason, before)
         except Failure:
@@ -152,7 +158,7 @@ def _one_more(lab, reason, before):
     def probe():
         count = lab.drops().get(reason, 0) - before.get(reason, 0)
         return {reason: count} if count else None
-    return until(probe, 3, reason)
+    return until(probe, 4, reason)
 
 
 def malformed_ethernet(lab, _box):

@@ -5,8 +5,11 @@ use crate::{Endpoint, ParseError, PortRange, Prefix, Protocol};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
-use turnpike_abi::counters::TcpState;
-use turnpike_abi::event::{BindingRow, FlowRow};
+use turnpike_abi::WorkerId;
+use turnpike_abi::counters::{ProtocolClass, TcpState};
+use turnpike_abi::event::BindingRow;
+use turnpike_abi::flow::FlowRow;
+use turnpike_abi::table::SettingsRecord;
 
 /// State of a TCP flow by the name that metrics use; `none` for other protocols.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,8 +68,6 @@ pub struct FlowData {
     pub external: Option<Endpoint>,
     /// The other end as `inside` addresses it.
     pub remote: Endpoint,
-    /// Where a hairpin flow really goes: the inside end behind `remote`.
-    pub remote_inside: Option<Endpoint>,
     /// Packets from `inside`.
     pub packets_out: u64,
     /// Packets to `inside`.
@@ -86,49 +87,26 @@ pub struct FlowData {
 }
 
 impl FlowData {
-    /// From a worker's row. The row is the dataplane's: a state out of range counts as `none`.
+    /// From a row of `worker`, whose timeouts `settings` says.
     #[must_use]
-    pub fn from_row(row: &FlowRow) -> Self {
-        let translated = row.flags & FlowRow::TRANSLATED != 0;
-        let end = |address, port| Endpoint::new(address, port);
-        let (forward, reverse) = (&row.forward, &row.reverse);
-        let opener = end(forward.source, forward.source_port);
-        let called = end(forward.destination, forward.destination_port);
-        let answering = end(reverse.source, reverse.source_port);
-        let answered = end(reverse.destination, reverse.destination_port);
-        let [packets_forward, packets_reverse] = row.packets;
-        let [bytes_forward, bytes_reverse] = row.bytes;
-        let common = Self {
-            protocol: Protocol(forward.protocol),
-            state: FlowState(TcpState::at(usize::from(row.state)).unwrap_or(TcpState::None)),
-            direction: FlowDirection::Outbound,
-            inside: opener,
-            external: translated.then_some(answered),
-            remote: called,
-            remote_inside: (answering != called).then_some(answering),
-            packets_out: packets_forward,
-            packets_in: packets_reverse,
-            bytes_out: bytes_forward,
-            bytes_in: bytes_reverse,
+    pub fn from_row(row: &FlowRow, worker: WorkerId, settings: &SettingsRecord) -> Self {
+        let end = |(address, port)| Endpoint::new(address, port);
+        let ([packets_out, packets_in], [bytes_out, bytes_in]) = (row.packets, row.bytes);
+        Self {
+            protocol: Protocol(row.protocol),
+            state: FlowState(row.state),
+            direction: if row.inbound { FlowDirection::Inbound } else { FlowDirection::Outbound },
+            inside: end(row.inside),
+            external: row.translated.then(|| end(row.external)),
+            remote: end(row.remote),
+            packets_out,
+            packets_in,
+            bytes_out,
+            bytes_in,
             age_seconds: row.age_ms / 1000,
             idle_seconds: row.idle_ms / 1000,
-            timeout_seconds: row.timeout_ms / 1000,
-            worker: u32::from(row.worker.0),
-        };
-        if row.flags & FlowRow::INBOUND == 0 {
-            return common;
-        }
-        Self {
-            direction: FlowDirection::Inbound,
-            inside: answering,
-            external: translated.then_some(called),
-            remote: opener,
-            remote_inside: (answered != opener).then_some(answered),
-            packets_out: packets_reverse,
-            packets_in: packets_forward,
-            bytes_out: bytes_reverse,
-            bytes_in: bytes_forward,
-            ..common
+            timeout_seconds: settings.timeout_ms(ProtocolClass::of(row.protocol), row.state) / 1000,
+            worker: u32::from(worker.0),
         }
     }
 }

@@ -144,7 +144,7 @@ pub struct BindingsRequest {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FlowFilter {
-    /// Inside address or prefix, of either end of a hairpin flow.
+    /// Inside address or prefix. A hairpin is two flows, one of each inside end.
     pub subscriber: Option<Prefix>,
     /// IP protocol.
     pub protocol: Option<Protocol>,
@@ -166,11 +166,7 @@ impl FlowFilter {
     /// Whether `flow` is one of them.
     #[must_use]
     pub fn matches(&self, flow: &FlowData) -> bool {
-        let inside = |prefix: Prefix| {
-            prefix.contains(flow.inside.address)
-                || flow.remote_inside.is_some_and(|peer| prefix.contains(peer.address))
-        };
-        self.subscriber.is_none_or(inside)
+        self.subscriber.is_none_or(|prefix| prefix.contains(flow.inside.address))
             && self.protocol.is_none_or(|protocol| protocol == flow.protocol)
             && self.state.is_none_or(|state| state == flow.state)
             && self.external.is_none_or(|pattern| flow.external.is_some_and(|end| pattern.matches(&end)))

@@ -73,6 +73,8 @@ pub enum Command {
         #[command(subcommand)]
         action: RuleAction,
     },
+    /// Act as a MIDCOM agent: open pinholes over SIMCO
+    Midcom(Box<crate::midcom::args::MidcomArgs>),
     /// Check a configuration file, or have the box read its own again
     Config {
         /// What to do.

@@ -34,6 +34,7 @@ pub fn run(cli: &Cli, output: &mut Output<'_>) -> Result<u8, Failure> {
             output.answer(&answer, |out, rule| writeln!(out, "deleted {}", rules::line(rule)))?;
             Ok(DONE)
         }
+        Command::Midcom(args) => crate::midcom::run(cli, args, output),
         Command::Config { action: ConfigAction::Check { file } } => check(file, output),
         Command::Config { action: ConfigAction::Reload } => reload(cli, output),
         Command::Top(args) => top::run(cli, args, output),

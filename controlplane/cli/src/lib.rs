@@ -8,12 +8,14 @@
 //! | [`show`], [`status`] | the text of each answer |
 //! | [`pages`] | flows and bindings, page by page |
 //! | [`commands`] | the other commands |
+//! | [`midcom`] | an agent: rules over SIMCO |
 //! | [`reasons`] | drop reasons in words |
 //! | [`top`] | the live screen |
 #![forbid(unsafe_code)]
 
 pub mod args;
 pub mod commands;
+pub mod midcom;
 pub mod nat;
 pub mod output;
 pub mod pages;

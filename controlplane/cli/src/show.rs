@@ -54,21 +54,17 @@ pub const FLOWS: &[Column] = &[
     number("WORKER"),
 ];
 
-/// A row of flows. The inside end behind the remote one of a hairpin flow stands in parentheses.
+/// A row of flows.
 #[must_use]
 pub fn flow(flow: &FlowData) -> Vec<String> {
     let of = |endpoint| end(flow.protocol, endpoint);
-    let remote = match flow.remote_inside {
-        Some(peer) => format!("{} ({})", of(flow.remote), of(peer)),
-        None => of(flow.remote),
-    };
     vec![
         flow.protocol.to_string(),
         flow.state.to_string(),
         flow.direction.to_string(),
         of(flow.inside),
         or_none(flow.external.map(of)),
-        remote,
+        of(flow.remote),
         flow.packets_out.to_string(),
         flow.packets_in.to_string(),
         flow.bytes_out.to_string(),

@@ -3,6 +3,7 @@
 use crate::error::{AttachError, LinkError, TableError};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use turnpike_abi::attach::{AttachResult, Message, MessageKind};
 use turnpike_abi::command::{Kind, Slot};
@@ -16,6 +17,7 @@ use turnpike_shm::link::ControlLink;
 use turnpike_shm::ring::{Broken, PushError};
 use turnpike_shm::segment::{PeerSegment, Segment};
 use turnpike_shm::socket::{Connection, Received};
+use turnpike_shm::state::StateView;
 use turnpike_shm::statistics::StatisticsView;
 use turnpike_shm::table::SealedTable;
 use zerocopy::{Immutable, IntoBytes};
@@ -42,6 +44,7 @@ pub struct Attachment {
     connection: Connection,
     commands: Segment,
     statistics: StatisticsView,
+    states: Arc<[StateView]>,
     identity: Identity,
     interfaces: Vec<InterfaceInfo>,
     links: Vec<ControlLink>,
@@ -90,22 +93,30 @@ impl Attachment {
             .ok()
             .filter(|workers| (1..=MAX_WORKERS).contains(workers))
             .ok_or(AttachError::Protocol("a WELCOME with an impossible number of workers"))?;
-        let [statistics, events] = <[OwnedFd; 2]>::try_from(descriptors)
-            .map_err(|_| AttachError::Protocol("a WELCOME without its two descriptors"))?;
+        let ([statistics, events], mut files) = descriptors
+            .split()
+            .filter(|(_, files): &([OwnedFd; 2], _)| files.len() == workers)
+            .ok_or(AttachError::Protocol("a WELCOME without its descriptors: two, and one a worker"))?;
         let statistics = StatisticsView::map(statistics, workers)
             .map_err(|source| AttachError::Segment { which: "statistics", source })?;
         let events = PeerSegment::map(events, rings::length(workers))
             .map_err(|source| AttachError::Segment { which: "event", source })?;
         let identity = statistics.identity().ok_or(AttachError::Protocol("an identity of another build"))?;
         let mut links = Vec::with_capacity(workers);
+        let mut states = Vec::with_capacity(workers);
         for worker in 0..workers {
             let worker = WorkerId(u8::try_from(worker).unwrap_or(u8::MAX));
             let link = ControlLink::new(&commands, &events, worker)
                 .map_err(|_| AttachError::Protocol("an event segment without room for every worker"))?;
             links.push(link);
+            let file = files.take_first().ok_or(AttachError::Protocol("a worker without state file"))?;
+            let state = StateView::map(file, worker)
+                .map_err(|source| AttachError::State { worker: worker.0, source })?;
+            states.push(state);
         }
         let interfaces = statistics.interfaces();
-        Ok(Self { connection, commands, statistics, identity, interfaces, links, sequence: 0 })
+        let states = states.into();
+        Ok(Self { connection, commands, statistics, states, identity, interfaces, links, sequence: 0 })
     }
 
     /// Who the dataplane is.
@@ -130,6 +141,12 @@ impl Attachment {
     #[must_use]
     pub const fn statistics(&self) -> &StatisticsView {
         &self.statistics
+    }
+
+    /// The workers' flows, in order, for others to read on their own.
+    #[must_use]
+    pub const fn states(&self) -> &Arc<[StateView]> {
+        &self.states
     }
 
     /// A worker's counters; `None` if there is no such worker or no whole copy could be had.

@@ -7,6 +7,7 @@ use turnpike_abi::attach::AttachResult;
 use turnpike_abi::table::MAX_TABLE;
 use turnpike_shm::segment::SegmentError;
 use turnpike_shm::socket::SocketError;
+use turnpike_shm::state::StateError;
 
 /// Why there is no attachment, or no longer one.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +45,14 @@ pub enum AttachError {
         which: &'static str,
         /// What is wrong with it.
         source: SegmentError,
+    },
+    /// A state file of the dataplane cannot be used.
+    #[error("state file of worker {worker}: {source}; install the same release of both")]
+    State {
+        /// Whose it is.
+        worker: u8,
+        /// What is wrong with it.
+        source: StateError,
     },
     /// This process could not make its own segment.
     #[error("cannot make the command segment: {0}; raise the memory or descriptor limit of this process")]

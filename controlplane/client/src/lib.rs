@@ -12,5 +12,6 @@ mod table;
 pub use attachment::{Attachment, Notice};
 pub use error::{AttachError, LinkError, TableError};
 pub use table::TableBuilder;
+pub use turnpike_shm::state::{Place, StateView};
 pub use turnpike_shm::statistics::StatisticsView;
 pub use turnpike_shm::table::SealedTable;

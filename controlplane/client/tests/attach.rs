@@ -14,7 +14,7 @@ use turnpike_abi::layout::RING_SLOTS;
 use turnpike_abi::stats::text;
 use turnpike_abi::table::{Reader, TableKind, ZoneRecord, policy};
 use turnpike_abi::{ABI_VERSION, PortId, WorkerId};
-use turnpike_client::{AttachError, Attachment, LinkError, SealedTable, TableBuilder};
+use turnpike_client::{AttachError, Attachment, LinkError, Place, SealedTable, TableBuilder};
 use turnpike_shm::socket::{Connection, Listener, Received};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -76,6 +76,13 @@ fn two_processes_attach_and_talk() {
     assert_eq!(attachment.port_stats(PortId(0)).unwrap().rx_packets, 11);
     assert!(attachment.port_stats(PortId(1)).is_none());
     assert_eq!(attachment.main_stats().unwrap().buffers, 12);
+    let flows: Vec<_> =
+        attachment.states().iter().flat_map(|view| (0..5).map(|at| view.flow(at, 0))).collect();
+    let found: Vec<_> =
+        flows.iter().enumerate().filter(|(_, place)| matches!(place, Place::Flow(_))).collect();
+    let [(7, Place::Flow(flow))] = found[..] else { panic!("{found:?}") };
+    assert_eq!((flow.protocol, flow.inside.1, flow.remote.1), (17, 5353, 53));
+    assert_eq!(flows.iter().filter(|place| **place == Place::Outside).count(), 2);
 
     // More commands than the ring holds, each answered once and in order.
     for worker in [WorkerId(0), WorkerId(1)] {

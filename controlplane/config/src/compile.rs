@@ -32,7 +32,9 @@ pub fn compile_policy(
     table.finish()
 }
 
-fn settings(config: &Config) -> SettingsRecord {
+/// Timeouts and options as the policy table says them.
+#[must_use]
+pub fn settings(config: &Config) -> SettingsRecord {
     let (timeouts, options) = (&config.timeouts, &config.options);
     let flag = |set, flag| if set { flag } else { 0 };
     let seconds = |Seconds(seconds)| seconds;

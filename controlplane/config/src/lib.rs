@@ -31,11 +31,12 @@ mod problem;
 mod read;
 pub mod reload;
 mod sections;
+pub mod simco;
 pub mod table;
 pub mod value;
 
 pub use address::{AddressRange, InterfaceAddress, Network};
-pub use compile::compile_policy;
+pub use compile::{compile_policy, settings};
 pub use interfaces::InterfaceSpec;
 pub use model::{
     Action, Config, Control, Dataplane, Family, Filtering, Nat, NatTarget, Options, Policy, Poll, Pool, Port,

@@ -1,4 +1,4 @@
-//! MIDCOM: who may open what through which front end. `[midcom]`, `[[agent]]`, `[simco]`, `[pcp]`,
+//! MIDCOM: who may open what through which front end. `[midcom]`, `[[agent]]`, `[pcp]`,
 //! `[[third_party]]`, as types and from the document.
 
 use crate::address::Network;
@@ -129,13 +129,9 @@ pub struct Agent {
     pub idle: u32,
     /// Answer only when it is on disk.
     pub durable: bool,
-}
-
-/// `[simco]`
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Simco {
-    /// Inside zones agents may open for over SIMCO; none turns it off.
-    pub zones: Vec<Name>,
+    /// The file of the key it proves itself by where it speaks in clear text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
 }
 
 /// `[pcp]`
@@ -235,11 +231,8 @@ pub(crate) fn agent(section: &mut Section<'_, '_>) -> Agent {
         lifetime: section.optional("lifetime", integer(1..=LONGEST_LIFETIME)).unwrap_or(3600),
         idle: section.optional("idle", integer(0..=LONGEST_LIFETIME)).unwrap_or(0),
         durable: section.optional("durable", boolean).unwrap_or(true),
+        key: section.optional("key", absolute_path),
     }
-}
-
-pub(crate) fn simco(section: &mut Section<'_, '_>) -> Simco {
-    Simco { zones: zones(section, "zones", false) }
 }
 
 pub(crate) fn pcp(section: &mut Section<'_, '_>) -> Pcp {
@@ -272,7 +265,7 @@ pub(crate) fn third_party(section: &mut Section<'_, '_>) -> ThirdParty {
     }
 }
 
-fn zones(section: &mut Section<'_, '_>, key: &'static str, required: bool) -> Vec<Name> {
+pub(crate) fn zones(section: &mut Section<'_, '_>, key: &'static str, required: bool) -> Vec<Name> {
     let what = "list inside zones, such as [\"inside\"]";
     let list = if required { section.required_list(key, what, text) } else { section.list(key, what, text) };
     list.unwrap_or_default()

@@ -1,11 +1,12 @@
 //! The configuration as types, and every default.
 
 use crate::address::{AddressRange, InterfaceAddress, Network};
-use crate::midcom::{Agent, Midcom, Pcp, Simco, ThirdParty};
+use crate::midcom::{Agent, Midcom, Pcp, ThirdParty};
+use crate::simco::Simco;
 use crate::value::{MacAddress, MemorySize, Metrics, Name, PortRange, Protocol, Seconds, TapName};
 use serde::Serialize;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A configuration that was checked: every name it refers to exists.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -71,6 +72,8 @@ pub struct Dataplane {
     pub flows_v6: u32,
     /// Bindings a worker can hold.
     pub bindings: u32,
+    /// Directory of the workers' state files; see [`Dataplane::state_directory`].
+    pub state: Option<PathBuf>,
     /// Where the control plane attaches.
     pub socket: PathBuf,
     /// The user that may attach.
@@ -90,10 +93,20 @@ impl Default for Dataplane {
             flows: 65_536,
             flows_v6: 16_384,
             bindings: 65_536,
+            state: None,
             socket: "/run/turnpike/dataplane.sock".into(),
             control_user: "turnpike".to_owned(),
             eal: Vec::new(),
         }
+    }
+}
+
+impl Dataplane {
+    /// Where the workers' state files are: as said, else where every system has memory of the kind.
+    #[must_use]
+    pub fn state_directory(&self) -> &Path {
+        let default = if self.no_huge { "/dev/shm/turnpike" } else { "/dev/hugepages/turnpike" };
+        self.state.as_deref().unwrap_or(Path::new(default))
     }
 }
 

@@ -38,7 +38,7 @@ pub(crate) fn config<'t>(root: &DeTable<'t>, document: &mut Document<'t>) -> Con
         options: root.table("options", options),
         midcom: root.table("midcom", midcom::midcom),
         agents: root.tables("agent", midcom::agent),
-        simco: root.table("simco", midcom::simco),
+        simco: root.table("simco", crate::simco::simco),
         pcp: root.table("pcp", midcom::pcp),
         third_parties: root.tables("third_party", midcom::third_party),
     };
@@ -69,6 +69,7 @@ fn dataplane(section: &mut Section<'_, '_>) -> Dataplane {
         flows: section.optional("flows", table_size()).unwrap_or(default.flows),
         flows_v6: section.optional("flows_v6", table_size()).unwrap_or(default.flows_v6),
         bindings: section.optional("bindings", table_size()).unwrap_or(default.bindings),
+        state: section.optional("state", absolute_path),
         socket: section.optional("socket", socket).unwrap_or(default.socket),
         control_user: section.optional("control_user", user).unwrap_or(default.control_user),
         eal: section

@@ -97,11 +97,17 @@ impl Engine {
     /// What takes a rule from the workers; `None` without dataplane, or if no worker knows of it.
     pub(crate) fn removal(&self, id: RuleId, ending: Ending) -> Option<(WorkerId, Command)> {
         let workers = self.workers?;
-        let rule = &self.entries.get(&id)?.rule;
+        let entry = self.entries.get(&id)?;
+        let rule = &entry.rule;
         if let Action::Reserve(_) = rule.action {
-            let end = rule.outside.filter(|_| rule.pool.is_some() && rule.protocol.has_ports())?;
-            let release = PortsRelease { id: u64::from(id.0) };
-            return Some((steering::owner_of_port(end.port, workers), Command::Unreserve(release)));
+            if rule.pool.is_none() || !rule.protocol.has_ports() {
+                return None;
+            }
+            let worker = match rule.outside {
+                Some(end) => steering::owner_of_port(end.port, workers),
+                None => entry.at?,
+            };
+            return Some((worker, Command::Unreserve(PortsRelease { id: u64::from(id.0) })));
         }
         let drain = u8::from(ending == Ending::Drain);
         let remove = PinholeRemove { id: u64::from(id.0), drain, reserved: [0; 7] };
@@ -120,7 +126,11 @@ impl Engine {
         let last = end.port.saturating_add(entry.rule.range.saturating_sub(1));
         let mut needed = vec![false; usize::from(lease.ports.max(1))];
         for (port, other) in self.index.at_outside(end.address, entry.rule.protocol, (end.port, last)) {
-            let Some(other) = self.entries.get(&other).filter(|_| other != id) else { continue };
+            // One that is not installed asks for its lease anew.
+            let holds =
+                |other: &Entry| other.leased || !matches!(other.stage, Stage::Waiting | Stage::Suspended(..));
+            let other = self.entries.get(&other).filter(|entry| other != id && holds(entry));
+            let Some(other) = other else { continue };
             for offset in 0..other.rule.range {
                 let place = (u32::from(port) + u32::from(offset)).checked_sub(u32::from(end.port));
                 if let Some(needed) = place.and_then(|place| needed.get_mut(place as usize)) {
@@ -149,7 +159,16 @@ impl Engine {
             self.tell(RuleId(0), worker, Command::Remove(remove));
             return;
         };
-        let Some(entry) = self.entries.get(&id).filter(|entry| entry.stage == Stage::Waiting) else { return };
+        let Some(entry) = self.entries.get(&id) else { return };
+        // On its way out since before this dataplane was attached: nobody has told the worker yet.
+        if matches!(entry.stage, Stage::Ending { token: None, .. }) {
+            let remove = PinholeRemove { id: row.pinhole, drain: 0, reserved: [0; 7] };
+            self.tell(RuleId(0), worker, Command::Remove(remove));
+            return;
+        }
+        if entry.stage != Stage::Waiting {
+            return;
+        }
         if !entry.granted || !self.is_as_found(entry, worker, row) {
             if !matches!(entry.rule.action, Action::Enable { .. })
                 || self.worker_of(&entry.rule) != Some(worker)
@@ -169,6 +188,19 @@ impl Engine {
             }
             self.schedule(id);
             self.leave_if_due(id, now);
+        }
+    }
+
+    /// A worker has a reservation, as a walk shows it. What the journal does not have is given back.
+    pub fn found_reservation(&mut self, worker: WorkerId, row: &BindingRow) {
+        let known = u32::try_from(row.pinhole).ok().and_then(|id| self.entries.get(&RuleId(id)));
+        let wanted = known.is_some_and(|entry| {
+            let reserve = matches!(entry.granted_rule().action, Action::Reserve(_));
+            (reserve || entry.asked.is_some()) && !matches!(entry.stage, Stage::Ending { token: None, .. })
+        });
+        if !wanted {
+            let release = PortsRelease { id: row.pinhole };
+            self.tell(RuleId(0), worker, Command::Unreserve(release));
         }
     }
 

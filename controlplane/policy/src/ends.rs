@@ -86,7 +86,7 @@ impl Engine {
             (rule.owner.clone(), Lifetime::left(rule.expires, now), rule.expires);
         let Some(entry) = self.entries.get_mut(&id) else { return Err(Refusal::NoSuchRule(id)) };
         entry.granted_rule_mut().annotation = annotation;
-        let note = Note::Write(Box::new(entry.granted_rule().clone()));
+        let notes = entry.change_noted().into_iter().collect();
         let change = Change {
             transaction,
             name: "annotate",
@@ -96,7 +96,7 @@ impl Engine {
             event: None,
             rules: vec![(id, expires, expires)],
         };
-        self.note(vec![note], After::Change(Box::new(change)));
+        self.note(notes, After::Change(Box::new(change)));
         Ok(())
     }
 
@@ -129,7 +129,7 @@ impl Engine {
             let rule = entry.granted_rule_mut();
             rules.push((id, rule.expires, expires));
             rule.expires = expires;
-            notes.push(Note::Write(Box::new(rule.clone())));
+            notes.extend(entry.change_noted());
             self.schedule(id);
         }
         let event = Some(event);
@@ -199,7 +199,7 @@ impl Engine {
         let Some(id) = u32::try_from(id).ok().map(RuleId) else { return };
         let Some(entry) = self.entries.get_mut(&id) else { return };
         entry.rule.locked = Some(remote);
-        if entry.granted {
+        if entry.visible() && !entry.upgrading() {
             let rule = Box::new(entry.rule.clone());
             self.note(vec![Note::Write(rule.clone())], After::Nothing);
             self.audit(now, AuditEvent::Locked { rule });

@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Identities noted ahead, so that one that was given out is not given out again after a crash.
-const AHEAD: u32 = 1 << 18;
+const AHEAD: u32 = 1 << 16;
 /// Rules looked at in one call of [`Engine::advance`].
 const STEP: usize = 4096;
 

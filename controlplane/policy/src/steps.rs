@@ -113,6 +113,8 @@ pub(crate) struct Entry {
     pub(crate) leaving: Option<Box<Leaving>>,
     /// The worker had its identity with other content once since it was last started.
     replaced: bool,
+    /// The worker it was last sent to.
+    pub(crate) at: Option<WorkerId>,
     /// Its outside ports are leased from another worker.
     pub(crate) leased: bool,
     /// What was installed was so by another configuration, or in another dataplane.
@@ -138,6 +140,7 @@ impl Entry {
             asked: None,
             leaving: None,
             replaced: false,
+            at: None,
             leased: false,
             stale: false,
             noticed: false,
@@ -159,6 +162,13 @@ impl Entry {
     /// The rule as agents know it.
     pub(crate) fn granted_rule(&self) -> &Rule {
         self.asked.as_ref().and_then(|asked| asked.before.as_deref()).unwrap_or(&self.rule)
+    }
+
+    /// What the journal has to be told of a change of the granted rule. Nothing while it has been told already of the
+    /// rule that takes a reservation's place: that has a lifetime and words of its own.
+    pub(crate) fn change_noted(&self) -> Option<Note> {
+        let superseded = self.upgrading() && matches!(self.stage, Stage::Confirming(_));
+        (!superseded).then(|| Note::Write(Box::new(self.granted_rule().clone())))
     }
 
     pub(crate) fn granted_rule_mut(&mut self) -> &mut Rule {
@@ -267,6 +277,7 @@ impl Engine {
         for id in self.in_order(|entry| entry.stage != Stage::Waiting) {
             let Some(entry) = self.entries.get_mut(&id) else { continue };
             entry.leased = false;
+            entry.at = None;
             match &mut entry.stage {
                 Stage::Active | Stage::Suspended(..) => {
                     entry.stage = Stage::Waiting;
@@ -423,6 +434,7 @@ impl Engine {
                 self.set(id, Stage::Adding(token));
                 if let Some(entry) = self.entries.get_mut(&id) {
                     entry.stale = false;
+                    entry.at = Some(worker);
                 }
             }
             // A reservation of a pure firewall, or of a whole address, holds nothing in a worker.
@@ -451,6 +463,11 @@ impl Engine {
                 return self.try_another(id, why, now);
             }
             self.claim(id, end);
+            // It joined a mapping whose ports are leased already.
+            let leased = matches!(self.lease_for(id), Ok(Some(_)));
+            if let Some(entry) = self.entries.get_mut(&id) {
+                entry.leased |= leased;
+            }
         }
         self.in_place(id, now);
     }
@@ -565,6 +582,10 @@ impl Engine {
         let held = self.removal(id, Ending::Cut);
         self.fail_request(id, why, now);
         if upgrade {
+            if let Some(entry) = self.entries.get(&id).filter(|_| there) {
+                let note = Note::Write(Box::new(entry.rule.clone()));
+                self.note(vec![note], After::Nothing);
+            }
             // PER refused: the reservation stands as it was (RFC 5189 2.3.9).
             return self.restore_reservation(id, there.then_some(held).flatten(), leased, now);
         }

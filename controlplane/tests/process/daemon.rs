@@ -5,9 +5,9 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
-use turnpike_abi::Address;
 use turnpike_abi::command::{Kind, PinholeAdd as AbiAdd};
-use turnpike_abi::event::{AckResult, FlowRow, Tuple};
+use turnpike_abi::event::AckResult;
+use turnpike_abi::flow::{FlowRecord, flag};
 use turnpike_abi::table::{FirewallRuleRecord, MAX_RULES, PoolRecord, Reader, policy};
 use turnpike_api::{
     BindingData, BindingFilter, BindingsRequest, Client, ClientError, ConfigData, Endpoint, EndpointPattern,
@@ -225,28 +225,32 @@ fn lifetimes_end() {
     fake.with(|state| assert!(state.pinholes.is_empty()));
 }
 
-fn flow(n: u32) -> FlowRow {
+fn flow(n: u32, record: &mut FlowRecord) {
     let [_, b, c, d] = n.to_be_bytes();
-    let (inside, remote) = (Address::v4([10, b, c, d]), Address::v4([198, 51, 100, 7]));
-    let forward = Tuple {
-        source: inside,
-        destination: remote,
-        source_port: 5000,
-        destination_port: 443,
-        protocol: if n.is_multiple_of(10) { 6 } else { 17 },
-        ..Tuple::default()
-    };
-    let reverse = Tuple { source: remote, destination: inside, ..forward };
-    FlowRow { forward, reverse, ..FlowRow::default() }
+    let [e, f] = 5000u16.to_be_bytes();
+    let [g, h] = 443u16.to_be_bytes();
+    record.open();
+    record.protocol = if n.is_multiple_of(10) { 6 } else { 17 };
+    record.state = flag::LIVE;
+    record.addresses = [10, b, c, d, 198, 51, 100, 7, 10, b, c, d];
+    record.ports = [e, f, g, h, e, f];
+    record.close();
 }
 
 #[test]
 fn flows_come_in_pages_and_filtered() {
     let mut under_test = Site::new();
     let fake = under_test.dataplane();
-    fake.with(|state| state.flows = [(0..700).map(flow).collect(), (700..1000).map(flow).collect()]);
     under_test.start();
     under_test.until_ready();
+    fake.with(|state| {
+        for (worker, numbers) in [(0, 0..700), (1, 700..1000)] {
+            // With places between them that are empty.
+            for (record, n) in state.flows[worker].records[100..].iter_mut().zip(numbers) {
+                flow(n, record);
+            }
+        }
+    });
     let mut client = Client::connect(&under_test.path("control.sock"), SOON).unwrap();
     let mut walk = |filter: FlowFilter, limit: u32| {
         let mut seen: Vec<FlowData> = Vec::new();

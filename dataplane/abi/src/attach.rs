@@ -4,7 +4,8 @@
 //! control plane                              dataplane
 //!   connect  ------------------------------>   SO_PEERCRED: uid allowed?
 //!   HELLO (+ fd: its sealed segment)  ----->   version, layout hash, size, seals
-//!   <----------  WELCOME (+ fds: statistics segment, event segment)   or  REFUSED
+//!   <----------  WELCOME (+ fds: statistics segment, event segment,   or  REFUSED
+//!                         state files of the workers, to be read only)
 //!   TABLE (+ fd: immutable memfd)  -------->   decode, check, hand to the workers
 //!   <----------  TABLE_DONE, result 0 or why not
 //!   close, or the socket's end  ----------->   detached; forwarding goes on
@@ -26,7 +27,7 @@ pub struct MessageKind(pub u32);
 impl MessageKind {
     /// Control plane to dataplane: `value` is the length of its segment. One descriptor.
     pub const HELLO: Self = Self(1);
-    /// Dataplane to control plane: `value` is the number of workers. Two descriptors.
+    /// Dataplane to control plane: `value` is the number of workers. Two descriptors, and one a worker.
     pub const WELCOME: Self = Self(2);
     /// Dataplane to control plane: `result` says why; the socket closes.
     pub const REFUSED: Self = Self(3);

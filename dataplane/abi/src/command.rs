@@ -314,8 +314,11 @@ pub struct Walk {
 pub struct WalkTable(pub u32);
 
 impl WalkTable {
-    /// Flows: [`crate::event::FlowRow`].
-    pub const FLOWS: Self = Self(1);
     /// Bindings, pinholes among them: [`crate::event::BindingRow`].
     pub const BINDINGS: Self = Self(2);
+    /// Pinholes: a [`crate::event::BindingRow`] for each port of each of them, however many share a binding.
+    pub const PINHOLES: Self = Self(3);
+    /// Reservations: a [`crate::event::BindingRow`] each, whose `pinhole` is [`PortsReserve::id`]. One that is made or
+    /// released meanwhile may be missing or stand twice.
+    pub const RESERVATIONS: Self = Self(4);
 }

@@ -322,6 +322,19 @@ indices! {
     }
 }
 
+impl ProtocolClass {
+    /// The class of an IP protocol number.
+    #[must_use]
+    pub const fn of(protocol: u8) -> Self {
+        match protocol {
+            6 => Self::Tcp,
+            17 => Self::Udp,
+            1 | 58 => Self::Icmp,
+            _ => Self::Other,
+        }
+    }
+}
+
 indices! {
     /// How a forwarded packet went.
     Direction {

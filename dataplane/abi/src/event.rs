@@ -11,8 +11,6 @@ impl Kind {
     pub const ACK: Self = Self(0x101);
     /// [`NeighbourNeeded`].
     pub const NEIGHBOUR_NEEDED: Self = Self(0x102);
-    /// [`FlowRow`].
-    pub const FLOW_ROW: Self = Self(0x103);
     /// [`BindingRow`].
     pub const BINDING_ROW: Self = Self(0x104);
     /// [`WalkEnd`].
@@ -159,41 +157,6 @@ pub struct Tuple {
     pub protocol: u8,
     /// Zero.
     pub reserved: [u8; 3],
-}
-
-/// A flow.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct FlowRow {
-    /// From the end that opened it.
-    pub forward: Tuple,
-    /// From the other end; differs from `forward` reversed where the flow is translated.
-    pub reverse: Tuple,
-    /// Packets of each direction: forward, reverse.
-    pub packets: [u64; 2],
-    /// Bytes of IP of each direction.
-    pub bytes: [u64; 2],
-    /// Milliseconds since the last packet that counts.
-    pub idle_ms: u64,
-    /// Milliseconds of idleness after which it ends.
-    pub timeout_ms: u64,
-    /// Milliseconds since the first packet.
-    pub age_ms: u64,
-    /// [`crate::counters::TcpState`] as its index.
-    pub state: u8,
-    /// Owner.
-    pub worker: WorkerId,
-    /// [`FlowRow::TRANSLATED`], [`FlowRow::INBOUND`].
-    pub flags: u8,
-    /// Zero.
-    pub reserved: [u8; 5],
-}
-
-impl FlowRow {
-    /// A binding stands behind it.
-    pub const TRANSLATED: u8 = 1;
-    /// Opened from outside.
-    pub const INBOUND: u8 = 2;
 }
 
 /// A binding, or a pinhole of the firewall (`pool` is [`BindingRow::NO_POOL`]).

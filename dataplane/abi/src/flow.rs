@@ -12,8 +12,8 @@
 //!               FlowCold    [flows + flows_v6]
 //! ```
 
-use crate::WorkerId;
-use crate::counters::TcpState;
+use crate::counters::{ProtocolClass, TcpState};
+use crate::{Address, WorkerId};
 use core::mem::size_of;
 use core::sync::atomic::{AtomicU16, Ordering, fence};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -58,6 +58,44 @@ pub struct StateHeader {
     pub workers: u8,
     /// Zero.
     pub reserved: [u8; 2],
+    /// Wall clock at 0 of the dataplane's clock, which stamps and beginnings are of: milliseconds since the epoch.
+    /// One word, which the worker renews as it publishes its counters: it follows a wall clock that was set.
+    pub clock_base: u64,
+}
+
+/// Where things lie in a state file, by the numbers of its header. Bytes from its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateLayout {
+    /// IPv4 records.
+    pub flows: usize,
+    /// IPv6 records.
+    pub flows_v6: usize,
+}
+
+impl StateLayout {
+    /// Arrays begin at multiples of this.
+    pub const ALIGN: usize = 4096;
+
+    /// The first IPv4 record.
+    pub const RECORDS: usize = HEADER;
+
+    /// The first IPv6 record.
+    #[must_use]
+    pub const fn records_v6(self) -> usize {
+        Self::RECORDS + (self.flows * size_of::<FlowRecord>()).next_multiple_of(Self::ALIGN)
+    }
+
+    /// The first cold record, of flow 0.
+    #[must_use]
+    pub const fn cold(self) -> usize {
+        self.records_v6() + (self.flows_v6 * size_of::<FlowRecord6>()).next_multiple_of(Self::ALIGN)
+    }
+
+    /// Everything. At most 1 TB for any two numbers of a header.
+    #[must_use]
+    pub const fn length(self) -> usize {
+        self.cold() + ((self.flows + self.flows_v6) * size_of::<FlowCold>()).next_multiple_of(Self::ALIGN)
+    }
 }
 
 /// A flow, hot: all that a packet needs, one cache line.
@@ -144,7 +182,75 @@ pub mod flag {
     pub const LIVE: u8 = 0x40;
 }
 
+/// A flow as it is shown: copied out of a state file, whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowRow {
+    /// Its number in the file.
+    pub number: u32,
+    /// IP protocol.
+    pub protocol: u8,
+    /// Of TCP; of others `None`.
+    pub state: TcpState,
+    /// Opened from the remote end.
+    pub inbound: bool,
+    /// The external end differs from the inside one, or might.
+    pub translated: bool,
+    /// The inside end, port in host byte order: of an ICMP query its identifier.
+    pub inside: (Address, u16),
+    /// What the remote end takes for the inside one.
+    pub external: (Address, u16),
+    /// The remote end; of an ICMP query with the inside end's identifier.
+    pub remote: (Address, u16),
+    /// Packets by [`Toward`].
+    pub packets: [u64; 2],
+    /// IP packets' bytes by [`Toward`].
+    pub bytes: [u64; 2],
+    /// Milliseconds since the last packet that counts.
+    pub idle_ms: u64,
+    /// Milliseconds since the first packet, to 128 ms.
+    pub age_ms: u64,
+}
+
+impl FlowRow {
+    /// Of copies that nobody changes, at `now_ms` of the dataplane's clock. `ends` are those of an IPv6 flow, inside
+    /// and remote. Any bytes make some row.
+    #[must_use]
+    pub fn new(
+        number: u32,
+        record: &FlowRecord,
+        ends: Option<([u8; 16], [u8; 16])>,
+        cold: &FlowCold,
+        now_ms: u64,
+    ) -> Self {
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = record.addresses;
+        let (inside, remote, external) = match ends {
+            Some((inside, remote)) => (Address(inside), Address(remote), Address(inside)),
+            None => (Address::v4([a, b, c, d]), Address::v4([e, f, g, h]), Address::v4([i, j, k, l])),
+        };
+        let [m, n, o, p, q, r] = record.ports;
+        let [inside_port, remote_port, external_port] = [[m, n], [o, p], [q, r]].map(u16::from_be_bytes);
+        let query = matches!(ProtocolClass::of(record.protocol), ProtocolClass::Icmp);
+        let ((packets_out, bytes_out), (packets_in, bytes_in)) =
+            (record.traffic(Toward::Out), record.traffic(Toward::In));
+        Self {
+            number,
+            protocol: record.protocol,
+            state: record.tcp_state(),
+            inbound: record.has(flag::INBOUND),
+            translated: record.has(flag::TRANSLATED),
+            inside: (inside, inside_port),
+            external: (external, external_port),
+            remote: (remote, if query { inside_port } else { remote_port }),
+            packets: [packets_out, packets_in],
+            bytes: [bytes_out, bytes_in],
+            idle_ms: record.idle_ms(now_ms),
+            age_ms: now_ms.saturating_sub(u64::from(cold.created) << CREATED_SHIFT),
+        }
+    }
+}
+
 const _: () = {
+    assert!(size_of::<StateHeader>() <= HEADER);
     assert!(size_of::<FlowRecord>() == 64);
     assert!(size_of::<FlowRecord6>() == 128);
     assert!(size_of::<FlowCold>() == 20);

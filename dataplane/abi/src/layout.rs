@@ -114,7 +114,7 @@ pub const LAYOUT_HASH: u64 = {
         PortsRelease, PortsReserve, Walk,
     };
     use crate::event::{
-        Ack, BindingRow, FlowRow, NeighbourNeeded, PinholeClosed, PinholeLocked, Seen, Tuple, WalkEnd,
+        Ack, BindingRow, NeighbourNeeded, PinholeClosed, PinholeLocked, Seen, Tuple, WalkEnd,
     };
     use crate::flow::{FlowCold, FlowRecord, FlowRecord6, StateHeader};
     use crate::table::{
@@ -140,13 +140,12 @@ pub const LAYOUT_HASH: u64 = {
         Ack { result, external_port, external }
         NeighbourNeeded { address, interface }
         Tuple { source, destination, source_port, destination_port, protocol }
-        FlowRow { forward, reverse, packets, bytes, idle_ms, timeout_ms, age_ms, state, worker, flags }
         BindingRow { inside, external, remote, pinhole, age_ms, flows, inside_port, external_port, pool, protocol, worker, remote_ports }
         WalkEnd { cursor, rows }
         FlowRecord { bytes, packets, stamp, epoch, hops, sequence, ingress, ip_delta, l4_delta, protocol, state, addresses, ports }
         FlowRecord6 { head, inside, remote }
         FlowCold { binding, created, timer, next, previous }
-        StateHeader { magic, layout_hash, abi_version, flows, flows_v6, worker, workers }
+        StateHeader { magic, layout_hash, abi_version, flows, flows_v6, worker, workers, clock_base }
         PinholeLocked { id, remote, remote_port }
         PinholeClosed { id }
         Look { inside, inside_port, pool, protocol }

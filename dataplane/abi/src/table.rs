@@ -6,6 +6,7 @@
 //! [`Writer`] builds one, [`Reader`] takes one apart and checks every offset; what the fields mean is
 //! checked by the engine, which answers with a [`TableFault`].
 
+use crate::counters::{ProtocolClass, TcpState};
 use crate::{Address, InterfaceId, PoolId, Prefix, ZoneId};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -92,7 +93,7 @@ pub mod forwarding {
 }
 
 /// Timers in seconds and switches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct SettingsRecord {
     /// UDP flow (RFC 4787 REQ-5).
@@ -128,6 +129,25 @@ impl SettingsRecord {
     pub const UDP_INBOUND_REFRESH: u32 = 1;
     /// Drop packets whose source does not route back to their interface (BCP 84 strict).
     pub const REVERSE_PATH: u32 = 2;
+
+    /// Milliseconds that a flow may be idle in `state`, which is of TCP alone.
+    #[must_use]
+    pub fn timeout_ms(&self, class: ProtocolClass, state: TcpState) -> u64 {
+        let seconds = match class {
+            ProtocolClass::Tcp => match state {
+                TcpState::Established => self.tcp_established,
+                TcpState::None | TcpState::Init => self.tcp_opening,
+                TcpState::ClientFin | TcpState::ServerFin => {
+                    self.tcp_established.min(self.tcp_closing.max(240))
+                }
+                TcpState::BothFin | TcpState::Transitory => self.tcp_closing,
+            },
+            ProtocolClass::Udp => self.udp,
+            ProtocolClass::Icmp => self.icmp,
+            ProtocolClass::Other => self.other,
+        };
+        u64::from(seconds) * 1000
+    }
 }
 
 /// A side of the translator.

@@ -56,6 +56,8 @@ pub(crate) struct Binding {
     flags: u8,
 }
 
+const _: () = assert!(size_of::<Binding>() == 40);
+
 impl Binding {
     const LIVE: u8 = 1;
     /// The port lies in another worker's block, which leased it.
@@ -148,12 +150,7 @@ pub(crate) struct Bindings {
 
 /// Which table a protocol's ports are in; `None` for protocols without.
 pub(crate) const fn class_of(protocol: u8) -> ProtocolClass {
-    match protocol {
-        6 => ProtocolClass::Tcp,
-        17 => ProtocolClass::Udp,
-        1 | 58 => ProtocolClass::Icmp,
-        _ => ProtocolClass::Other,
-    }
+    ProtocolClass::of(protocol)
 }
 
 /// Whether a pinhole may have a protocol without ports translated: 6in4 and 6to4, minimal encapsulation (RFC 2004).

@@ -1,7 +1,6 @@
 //! Commands of the control plane. What they hold is checked field by field: the sender is not trusted.
 
 use crate::bindings::{class_of, is_translated};
-use crate::flows::Flows;
 use crate::neighbours::NextHop;
 use crate::outbox::Outbox;
 use crate::pipeline::{Tables, Worker};
@@ -13,10 +12,9 @@ use turnpike_abi::command::{
     PortLease, PortsRelease, PortsReserve, Slot, Walk, WalkTable,
 };
 use turnpike_abi::counters::{Counter, ProtocolClass};
-use turnpike_abi::event::{Ack, AckResult, BindingRow, FlowRow, Seen, Tuple, WalkEnd};
-use turnpike_abi::flow::{CREATED_SHIFT, Toward, flag};
+use turnpike_abi::event::{Ack, AckResult, BindingRow, Seen, WalkEnd};
+use turnpike_abi::flow::Toward;
 use turnpike_abi::layout::MAGIC;
-use turnpike_abi::table::SettingsRecord;
 use turnpike_wire::ethernet;
 
 /// Most rows one walk sends.
@@ -89,7 +87,7 @@ impl<B: Buffer> Worker<B> {
             // Its answer is the rows.
             Kind::WALK => {
                 self.counters.add(Counter::Commands, 1);
-                return self.walk(tables, now, slot, out);
+                return self.walk(now, slot, out);
             }
             _ => return Err(Violation("unknown kind of command")),
         };
@@ -267,13 +265,7 @@ impl<B: Buffer> Worker<B> {
         Ok(seen)
     }
 
-    fn walk(
-        &mut self,
-        tables: Option<&Tables>,
-        now: Time,
-        slot: &Slot,
-        out: &mut Outbox<B>,
-    ) -> Result<(), Violation> {
+    fn walk(&mut self, now: Time, slot: &Slot, out: &mut Outbox<B>) -> Result<(), Violation> {
         let walk: Walk = slot.body();
         if walk.limit == 0 || walk.limit > WALK_ROWS {
             return Err(Violation("walk for more rows than fit"));
@@ -282,18 +274,6 @@ impl<B: Buffer> Worker<B> {
         let (cursor, limit) = (usize::try_from(walk.cursor).unwrap_or(usize::MAX), walk.limit as usize);
         let mut end = WalkEnd::default();
         end.cursor = match walk.table {
-            WalkTable::FLOWS => {
-                let worker = self.id;
-                let settings = tables.map(|tables| tables.policy.settings);
-                let mut rows = self.flows.walk(cursor, WALK_RECORDS);
-                for (_, number) in rows.by_ref().take(limit) {
-                    end.rows += 1;
-                    if let Some(row) = flow_row(&self.flows, number, worker, now, settings.as_ref()) {
-                        out.events.push(Slot::new(Kind::FLOW_ROW, sequence, &row));
-                    }
-                }
-                rows.next().map_or(after(cursor, self.flows.places()), |(next, _)| next as u64)
-            }
             WalkTable::BINDINGS => {
                 let worker = self.id;
                 let mut rows = self.bindings.walk(cursor, WALK_RECORDS);
@@ -318,6 +298,37 @@ impl<B: Buffer> Worker<B> {
                 }
                 rows.next().map_or(after(cursor, self.bindings.records()), |(next, _)| next as u64)
             }
+            WalkTable::PINHOLES => {
+                let worker = self.id;
+                let mut rows = self.bindings.walk_pinholes(cursor, WALK_RECORDS);
+                for (_, binding, pinhole, remote, remote_ports) in rows.by_ref().take(limit) {
+                    end.rows += 1;
+                    let row = BindingRow {
+                        inside: self.bindings.inside_of(binding),
+                        external: binding.external(),
+                        remote,
+                        pinhole,
+                        age_ms: binding.age_ms(now),
+                        flows: binding.flows,
+                        inside_port: binding.inside_port,
+                        external_port: binding.external_port,
+                        pool: binding.pool,
+                        protocol: binding.protocol,
+                        worker,
+                        remote_ports,
+                    };
+                    out.events.push(Slot::new(Kind::BINDING_ROW, sequence, &row));
+                }
+                rows.next().map_or(after(cursor, self.bindings.pinhole_records()), |(next, ..)| next as u64)
+            }
+            WalkTable::RESERVATIONS => {
+                let mut rows = self.bindings.walk_reservations(cursor);
+                for row in rows.by_ref().take(limit) {
+                    end.rows += 1;
+                    out.events.push(Slot::new(Kind::BINDING_ROW, sequence, &row));
+                }
+                rows.next().map_or(WalkEnd::DONE, |_| cursor.saturating_add(limit) as u64)
+            }
             _ => return Err(Violation("walk over an unknown table")),
         };
         out.events.push(Slot::new(Kind::WALK_END, sequence, &end));
@@ -341,49 +352,5 @@ fn after(cursor: usize, records: usize) -> u64 {
     match cursor.saturating_add(WALK_RECORDS) {
         next if next < records => next as u64,
         _ => WalkEnd::DONE,
-    }
-}
-
-fn flow_row(
-    flows: &Flows,
-    number: u32,
-    worker: turnpike_abi::WorkerId,
-    now: Time,
-    settings: Option<&SettingsRecord>,
-) -> Option<FlowRow> {
-    let (record, cold) = (flows.record(number)?, flows.cold(number)?);
-    let (out, inward) = flows.tuples(number)?;
-    let (sent, received) = (record.traffic(Toward::Out), record.traffic(Toward::In));
-    let inbound = record.has(flag::INBOUND);
-    let mut flags = 0;
-    if record.has(flag::TRANSLATED) {
-        flags |= FlowRow::TRANSLATED;
-    }
-    if inbound {
-        flags |= FlowRow::INBOUND;
-    }
-    let [forward, reverse] =
-        if inbound { [(inward, received), (out, sent)] } else { [(out, sent), (inward, received)] };
-    Some(FlowRow {
-        forward: shown(&forward.0),
-        reverse: shown(&reverse.0),
-        packets: [forward.1.0, reverse.1.0],
-        bytes: [forward.1.1, reverse.1.1],
-        idle_ms: record.idle_ms(now.0),
-        timeout_ms: settings.map_or(0, |settings| timeout_ms(record, settings)),
-        age_ms: now.0.saturating_sub(u64::from(cold.created) << CREATED_SHIFT),
-        state: record.tcp_state().index() as u8,
-        worker,
-        flags,
-        reserved: [0; 5],
-    })
-}
-
-/// A query's identifier stands in both ports.
-fn shown(tuple: &Tuple) -> Tuple {
-    if class_of(tuple.protocol) == ProtocolClass::Icmp {
-        Tuple { destination_port: tuple.source_port, ..*tuple }
-    } else {
-        *tuple
     }
 }

@@ -12,11 +12,10 @@ use turnpike_abi::Address;
 use turnpike_abi::counters::{ProtocolClass, TcpState};
 use turnpike_abi::event::Tuple;
 use turnpike_abi::flow::{
-    CREATED_SHIFT, FlowCold, FlowRecord, FlowRecord6, HEADER, NO_HOP, NO_INGRESS, NONE, StateHeader, Toward,
-    flag,
+    CREATED_SHIFT, FlowCold, FlowRecord, FlowRecord6, NO_HOP, NO_INGRESS, NONE, StateHeader, Toward, flag,
 };
-use turnpike_abi::layout::{LAYOUT_HASH, MAGIC};
 use turnpike_shm::memory::{Array, Memory, prefetch_bytes};
+use turnpike_shm::state::StateArrays;
 use turnpike_wire::checksum::Delta;
 
 /// A flow to be.
@@ -93,6 +92,7 @@ impl Free {
 /// All flows of a worker.
 #[derive(Debug)]
 pub(crate) struct Flows {
+    header: Array<StateHeader>,
     records: Array<FlowRecord>,
     records6: Array<FlowRecord6>,
     cold: Array<FlowCold>,
@@ -107,45 +107,41 @@ pub(crate) struct Flows {
 }
 
 impl Flows {
-    /// Bytes that tables for `flows` IPv4 and `flows_v6` IPv6 flows take.
-    pub(crate) const fn bytes(flows: usize, flows_v6: usize) -> usize {
-        HEADER
-            + Memory::bytes_of::<FlowRecord>(flows)
-            + Memory::bytes_of::<FlowRecord6>(flows_v6)
-            + Memory::bytes_of::<FlowCold>(flows + flows_v6)
-            + Index::bytes(2 * flows)
-            + Index::bytes(2 * flows_v6)
+    /// Bytes that the index of `flows` IPv4 and `flows_v6` IPv6 flows takes.
+    pub(crate) const fn index_bytes(flows: usize, flows_v6: usize) -> usize {
+        Index::bytes(2 * flows) + Index::bytes(2 * flows_v6)
     }
 
-    /// Tables for `flows` IPv4 and `flows_v6` IPv6 flows. `None` if the memory is too small.
+    /// Tables for as many flows as `header` says, in memory that others may read and memory that they may not.
+    /// `None` if one of them is too small.
     pub(crate) fn new(
-        (flows, flows_v6): (usize, usize),
         header: StateHeader,
         keyed: Keyed,
-        memory: &mut Memory,
+        state: &mut Memory,
+        index: &mut Memory,
     ) -> Option<Self> {
-        let mut first = memory.array::<StateHeader>(HEADER / size_of::<StateHeader>())?;
-        let made = Self {
-            records: memory.array(flows)?,
-            records6: memory.array(flows_v6)?,
-            cold: memory.array(flows + flows_v6)?,
-            index: Index::new(2 * flows, 2 * flows, memory)?,
-            index6: Index::new(2 * flows_v6, 2 * flows_v6, memory)?,
+        let (flows, flows_v6) = (header.flows as usize, header.flows_v6 as usize);
+        let StateArrays { header, records, records6, cold } = StateArrays::new(header, state)?;
+        Some(Self {
+            header,
+            records,
+            records6,
+            cold,
+            index: Index::new(2 * flows, 2 * flows, index)?,
+            index6: Index::new(2 * flows_v6, 2 * flows_v6, index)?,
             hash: TupleHash::new(keyed),
             free: Free::new(0..flows),
             free6: Free::new(flows..flows + flows_v6),
             wheel: Wheel::new(),
             inbound: [0; 2],
-        };
-        *first.first_mut()? = StateHeader {
-            magic: MAGIC,
-            layout_hash: LAYOUT_HASH,
-            abi_version: turnpike_abi::ABI_VERSION,
-            flows: flows as u32,
-            flows_v6: flows_v6 as u32,
-            ..header
-        };
-        Some(made)
+        })
+    }
+
+    /// Tells readers and the next process which moment of the wall clock 0 of this worker's is.
+    pub(crate) fn set_clock_base(&mut self, clock_base: u64) {
+        if let Some(header) = self.header.first_mut() {
+            header.clock_base = clock_base;
+        }
     }
 
     /// Asks for the line where a search for `hash` begins.

@@ -172,8 +172,11 @@ impl<B: Buffer> Worker<B> {
             let Some(id) = self.bindings.next_closing(&mut self.counters) else { break };
             self.close_pinhole(id, true);
         }
-        while let Some(slot) = self.bindings.notices.pop() {
-            self.event(slot, out);
+        for at in 0..self.bindings.notices.len() {
+            if let Some(&slot) = self.bindings.notices.get(at) {
+                self.event(slot, out);
+            }
         }
+        self.bindings.notices.clear();
     }
 }

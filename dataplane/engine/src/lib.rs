@@ -45,6 +45,7 @@ use pipeline::{Tables, Worker};
 use std::sync::Arc;
 use turnpike_abi::command::Slot;
 use turnpike_abi::counters::{Counter, Counters, DropReason};
+use turnpike_abi::flow::StateLayout;
 use turnpike_abi::table::SettingsRecord;
 use turnpike_abi::{InterfaceId, PortId, WorkerId};
 use turnpike_shm::memory::Memory;
@@ -109,12 +110,13 @@ pub struct Engine<B> {
 }
 
 impl<B: Buffer> Engine<B> {
-    /// Takes everything the worker will need, except what new pools need ([`Engine::set_policy`]); its flow table
-    /// from `memory`, which has [`Engine::bytes`] left. `None` if it has not.
+    /// Takes everything the worker will need, except what new pools need ([`Engine::set_policy`]): its flows from
+    /// `state`, which has [`Engine::state_bytes`] left and may be read by others, their index and the bindings from
+    /// `private`, which has [`Engine::private_bytes`]. `None` if one of them has not.
     #[must_use]
-    pub fn new(setup: &Setup, memory: &mut Memory) -> Option<Self> {
+    pub fn new(setup: &Setup, state: &mut Memory, private: &mut Memory) -> Option<Self> {
         Some(Self {
-            worker: Worker::new(setup, memory)?,
+            worker: Worker::new(setup, state, private)?,
             policy: None,
             forwarding: None,
             tables: None,
@@ -123,10 +125,22 @@ impl<B: Buffer> Engine<B> {
         })
     }
 
-    /// Bytes of memory that the flow table of a worker takes.
+    /// Bytes of memory that the flows of a worker take.
     #[must_use]
-    pub const fn bytes(setup: &Setup) -> usize {
-        Flows::bytes(setup.flows, setup.flows_v6) + Bindings::bytes(setup)
+    pub const fn state_bytes(setup: &Setup) -> usize {
+        StateLayout { flows: setup.flows, flows_v6: setup.flows_v6 }.length()
+    }
+
+    /// Bytes of memory that their index and the bindings take.
+    #[must_use]
+    pub const fn private_bytes(setup: &Setup) -> usize {
+        Flows::index_bytes(setup.flows, setup.flows_v6) + Bindings::bytes(setup)
+    }
+
+    /// Tells readers of the flows, and the process that takes them over, which moment of the wall clock `Time(0)` is,
+    /// milliseconds since the epoch. To be said again as that clock is set.
+    pub fn set_clock_base(&mut self, clock_base: u64) {
+        self.worker.flows.set_clock_base(clock_base);
     }
 
     /// Takes a burst from a port. `burst` is drained; every packet of it ends in `out` or is held inside.

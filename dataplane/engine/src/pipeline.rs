@@ -116,19 +116,25 @@ pub(crate) struct Refusal {
 }
 
 impl<B: Buffer> Worker<B> {
-    pub(crate) fn new(setup: &Setup, memory: &mut Memory) -> Option<Self> {
+    pub(crate) fn new(setup: &Setup, state: &mut Memory, private: &mut Memory) -> Option<Self> {
         let keyed = Keyed::new(setup.key);
         let mut counters = Counters::default();
         counters.set(Counter::FlowsLimit, (setup.flows + setup.flows_v6) as u64);
         counters.set(Counter::BindingsLimit, setup.bindings as u64);
-        let header = StateHeader { worker: setup.worker, workers: setup.workers, ..StateHeader::default() };
+        let header = StateHeader {
+            flows: u32::try_from(setup.flows).ok()?,
+            flows_v6: u32::try_from(setup.flows_v6).ok()?,
+            worker: setup.worker,
+            workers: setup.workers,
+            ..StateHeader::default()
+        };
         Some(Self {
             id: setup.worker,
             workers: setup.workers,
             interfaces: setup.interfaces.clone(),
             counters,
-            flows: Flows::new((setup.flows, setup.flows_v6), header, keyed, memory)?,
-            bindings: Bindings::new(setup, keyed, memory)?,
+            flows: Flows::new(header, keyed, state, private)?,
+            bindings: Bindings::new(setup, keyed, private)?,
             neighbours: Neighbours::new(keyed),
             limits: Limits::new(setup.interfaces.len()),
             reassembly: Reassembly::new(keyed, setup.worker, setup.workers),

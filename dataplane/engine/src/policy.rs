@@ -14,7 +14,7 @@ use turnpike_abi::{Address, InterfaceId, MAX_POOLS, MAX_ZONES, PoolId, Prefix, Z
 
 /// Longest timeout in seconds: a week.
 const MAX_TIMEOUT: u32 = 7 * 24 * 3600;
-/// Most addresses of all pools: a worker keeps 24 kB for each.
+/// Most addresses of all pools: a worker has 12 kB of address space for each.
 const MAX_POOL_ADDRESSES: u64 = 65536;
 const TCP: u8 = 6;
 const UDP: u8 = 17;

@@ -24,8 +24,6 @@ const DATAGRAMS: usize = 4096;
 const PIECES: usize = 16_384;
 /// Fragments of one datagram: 64 kB over a link of 1280 bytes make 54.
 const PIECES_EACH: u16 = 64;
-/// Datagrams that are looked at for one to give way.
-const LOOKED_AT: usize = 32;
 /// Datagrams that the timers end in one call.
 const ENDED_AT_ONCE: usize = 64;
 /// Sequences of identifications.
@@ -58,8 +56,27 @@ struct Datagram {
     last: u32,
     pieces: u16,
     waiting: u16,
+    /// By [`Order`].
+    links: [Link; 2],
+}
+
+/// Lists of datagrams, oldest first.
+#[derive(Clone, Copy, Debug)]
+enum Order {
+    /// All of them.
+    Age = 0,
+    /// Those with fragments that wait, by when the first of these came.
+    Waiting = 1,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Link {
     older: u32,
     newer: u32,
+}
+
+impl Link {
+    const NONE: Self = Self { older: NONE, newer: NONE };
 }
 
 /// A fragment that came.
@@ -100,8 +117,8 @@ pub(crate) struct Reassembly<B> {
     datagrams: Vec<Datagram>,
     free: Vec<u32>,
     index: Map<Key, u32>,
-    oldest: u32,
-    newest: u32,
+    /// Of each [`Order`], its oldest and newest.
+    ends: [Link; 2],
     pieces: Vec<Piece<B>>,
     free_pieces: Vec<u32>,
     sources: Map<Address, Source>,
@@ -119,8 +136,7 @@ impl<B> Reassembly<B> {
             datagrams: Vec::with_capacity(DATAGRAMS),
             free: Vec::with_capacity(DATAGRAMS),
             index: map(DATAGRAMS, keyed),
-            oldest: NONE,
-            newest: NONE,
+            ends: [Link::NONE; 2],
             pieces: Vec::with_capacity(PIECES),
             free_pieces: Vec::with_capacity(PIECES),
             sources: map(DATAGRAMS, keyed),
@@ -238,10 +254,11 @@ impl<B> Reassembly<B> {
     pub(crate) fn expire(&mut self, now: Time, settings: &SettingsRecord) {
         for _ in 0..ENDED_AT_ONCE {
             let due = |datagram: &Datagram| datagram.begun.0 + u64::from(settings.fragment) * 1000 <= now.0;
-            if !self.datagrams.get(self.oldest as usize).is_some_and(due) {
+            let oldest = self.oldest(Order::Age);
+            if !self.datagrams.get(oldest as usize).is_some_and(due) {
                 break;
             }
-            self.end(self.oldest, DropReason::FragTimeout);
+            self.end(oldest, DropReason::FragTimeout);
         }
     }
 
@@ -253,7 +270,7 @@ impl<B> Reassembly<B> {
             return Err(DropReason::FragLimit);
         }
         if self.free.is_empty() && self.datagrams.len() >= DATAGRAMS {
-            self.end(self.oldest, DropReason::FragLimit);
+            self.end(self.oldest(Order::Age), DropReason::FragLimit);
         }
         let datagram = Datagram {
             key,
@@ -266,8 +283,7 @@ impl<B> Reassembly<B> {
             last: NONE,
             pieces: 0,
             waiting: 0,
-            older: self.newest,
-            newer: NONE,
+            links: [Link::NONE; 2],
         };
         let number = match self.free.pop() {
             Some(number) => number,
@@ -278,11 +294,7 @@ impl<B> Reassembly<B> {
         };
         let place = self.datagrams.get_mut(number as usize).ok_or(DropReason::InternalError)?;
         *place = datagram;
-        match self.datagrams.get_mut(self.newest as usize) {
-            Some(newest) => newest.newer = number,
-            None => self.oldest = number,
-        }
-        self.newest = number;
+        self.link(Order::Age, number);
         self.index.insert(key, number);
         self.sources.entry(key.source).or_default().datagrams += 1;
         Ok(number)
@@ -296,16 +308,49 @@ impl<B> Reassembly<B> {
         if self.waiting.iter().sum::<usize>() < settings.fragments_waiting as usize {
             return true;
         }
-        let mut candidate = self.oldest;
-        for _ in 0..LOOKED_AT {
-            let Some(datagram) = self.datagrams.get(candidate as usize) else { return false };
-            if datagram.waiting > 0 && candidate != number {
-                self.end(candidate, DropReason::FragLimit);
-                return true;
-            }
-            candidate = datagram.newer;
+        let mut oldest = self.oldest(Order::Waiting);
+        if oldest == number {
+            oldest = self
+                .datagrams
+                .get(number as usize)
+                .map_or(NONE, |this| this.links[Order::Waiting as usize].newer);
         }
-        false
+        self.end(oldest, DropReason::FragLimit);
+        oldest != NONE
+    }
+
+    fn oldest(&self, order: Order) -> u32 {
+        self.ends[order as usize].older
+    }
+
+    /// Appends a datagram to a list.
+    fn link(&mut self, order: Order, number: u32) {
+        let at = order as usize;
+        let newest = core::mem::replace(&mut self.ends[at].newer, number);
+        match self.datagrams.get_mut(newest as usize) {
+            Some(newest) => newest.links[at].newer = number,
+            None => self.ends[at].older = number,
+        }
+        if let Some(datagram) = self.datagrams.get_mut(number as usize) {
+            datagram.links[at] = Link { older: newest, newer: NONE };
+        }
+    }
+
+    /// Takes a datagram out of a list it is in.
+    fn unlink(&mut self, order: Order, number: u32) {
+        let at = order as usize;
+        let Some(Link { older, newer }) = self.datagrams.get(number as usize).map(|this| this.links[at])
+        else {
+            return;
+        };
+        match self.datagrams.get_mut(older as usize) {
+            Some(older) => older.links[at].newer = newer,
+            None => self.ends[at].older = newer,
+        }
+        match self.datagrams.get_mut(newer as usize) {
+            Some(newer) => newer.links[at].older = older,
+            None => self.ends[at].newer = older,
+        }
     }
 
     /// Puts a fragment on its datagram's record.
@@ -355,10 +400,11 @@ impl<B> Reassembly<B> {
     /// A record for a fragment; the oldest other datagram gives way if there is none left.
     fn piece(&mut self, number: u32, piece: Piece<B>) -> Option<u32> {
         if self.free_pieces.is_empty() && self.pieces.len() >= PIECES {
-            if self.oldest == number {
+            let oldest = self.oldest(Order::Age);
+            if oldest == number {
                 return None;
             }
-            self.end(self.oldest, DropReason::FragLimit);
+            self.end(oldest, DropReason::FragLimit);
         }
         let place = match self.free_pieces.pop() {
             Some(place) => place,
@@ -390,6 +436,9 @@ impl<B> Reassembly<B> {
         };
         piece.waits = Some(buffer);
         datagram.waiting += 1;
+        if datagram.waiting == 1 {
+            self.link(Order::Waiting, number);
+        }
         self.held += 1;
         self.count(number, 1);
     }
@@ -417,7 +466,11 @@ impl<B> Reassembly<B> {
     fn let_go(&mut self, number: u32, fate: Result<Head, DropReason>) {
         let Some(datagram) = self.datagrams.get_mut(number as usize) else { return };
         let waited = core::mem::take(&mut datagram.waiting);
+        if waited == 0 {
+            return;
+        }
         let mut at = datagram.first;
+        self.unlink(Order::Waiting, number);
         while let Some(piece) = self.pieces.get_mut(at as usize) {
             if let Some((buffer, on)) = piece.waits.take() {
                 self.leaving.push_back(Leaving { buffer, on, fate });
@@ -437,22 +490,13 @@ impl<B> Reassembly<B> {
     /// Forgets a datagram; what of it waits is dropped.
     fn end(&mut self, number: u32, reason: DropReason) {
         self.let_go(number, Err(reason));
-        let Some(&Datagram { key, first, older, newer, .. }) = self.datagrams.get(number as usize) else {
-            return;
-        };
+        let Some(&Datagram { key, first, .. }) = self.datagrams.get(number as usize) else { return };
         let mut at = first;
         while let Some(piece) = self.pieces.get(at as usize) {
             self.free_pieces.push(at);
             at = piece.next;
         }
-        match self.datagrams.get_mut(older as usize) {
-            Some(older) => older.newer = newer,
-            None => self.oldest = newer,
-        }
-        match self.datagrams.get_mut(newer as usize) {
-            Some(newer) => newer.older = older,
-            None => self.newest = older,
-        }
+        self.unlink(Order::Age, number);
         self.index.remove(&key);
         if let Some(source) = self.sources.get_mut(&key.source) {
             source.datagrams -= 1;

@@ -519,7 +519,7 @@ impl<B: Buffer> Worker<B> {
     /// Files a new flow and hangs it into its binding's list.
     fn admit(&mut self, tables: &Tables, flow: &NewFlow) -> Result<u32, Verdict> {
         let class = bindings::class_of(flow.forward.protocol);
-        let timeout = timeout_in(class, flow.state, &tables.policy.settings);
+        let timeout = tables.policy.settings.timeout_ms(class, flow.state);
         let due = Time(flow.last.0 + timeout.min(revisit_ms(class, &tables.policy.settings)));
         let number = self.flows.insert(flow, due).ok_or(Verdict::Drop(DropReason::InternalError))?;
         self.counters.flow_created(class, flow.state);
@@ -808,17 +808,7 @@ const fn opener(inbound: bool) -> Toward {
 
 /// Idle timeout of a flow in milliseconds.
 pub(crate) fn timeout_ms(flow: &FlowRecord, settings: &SettingsRecord) -> u64 {
-    timeout_in(class_of_record(flow), flow.tcp_state(), settings)
-}
-
-fn timeout_in(class: ProtocolClass, state: TcpState, settings: &SettingsRecord) -> u64 {
-    let seconds = match class {
-        ProtocolClass::Tcp => return tcp::timeout_ms(state, settings),
-        ProtocolClass::Udp => settings.udp,
-        ProtocolClass::Icmp => settings.icmp,
-        ProtocolClass::Other => settings.other,
-    };
-    u64::from(seconds) * 1000
+    settings.timeout_ms(class_of_record(flow), flow.tcp_state())
 }
 
 /// How long a flow may go without a look: no longer than the shortest timeout it can change to, so that every

@@ -4,7 +4,6 @@
 //! translator that guesses wrong about a connection breaks it (RFC 2979, section 3).
 
 use turnpike_abi::counters::{FlowEnd, TcpState};
-use turnpike_abi::table::SettingsRecord;
 use turnpike_wire::packet::{TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
 
 /// The state after a segment with `flags` from the client or the server.
@@ -52,20 +51,6 @@ pub(crate) fn next(state: TcpState, flags: u8, from_client: bool) -> TcpState {
 #[must_use]
 pub(crate) const fn opens(flags: u8) -> bool {
     flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN) == TCP_SYN
-}
-
-/// Idle timeout in milliseconds.
-#[must_use]
-pub(crate) fn timeout_ms(state: TcpState, settings: &SettingsRecord) -> u64 {
-    let seconds = match state {
-        TcpState::Established => settings.tcp_established,
-        TcpState::None | TcpState::Init => settings.tcp_opening,
-        TcpState::ClientFin | TcpState::ServerFin => {
-            settings.tcp_established.min(settings.tcp_closing.max(240))
-        }
-        TcpState::BothFin | TcpState::Transitory => settings.tcp_closing,
-    };
-    u64::from(seconds) * 1000
 }
 
 /// What ended a flow whose timeout ran out in this state.

@@ -6,6 +6,7 @@ use crate::segment::{PeerSegment, Segment, SegmentError};
 use crate::socket::{Connection, Descriptors, Received, SocketError};
 use crate::statistics::Statistics;
 use crate::table::SealedTable;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use turnpike_abi::attach::{AttachResult, Message, MessageKind};
@@ -95,9 +96,10 @@ fn farewell(connection: &Connection, kind: MessageKind, result: AttachResult) {
     let _ = connection.send(&Message { result, ..Message::new(kind) }, &[]);
 }
 
-/// Takes a HELLO if it is there, checks everything about it, and answers WELCOME or REFUSED.
+/// Takes a HELLO if it is there, checks everything about it, and answers WELCOME or REFUSED. `states` are the
+/// workers' state files, opened to be read only, in order.
 #[must_use]
-pub fn serve_hello(connection: Connection, statistics: &Statistics) -> Hello {
+pub fn serve_hello(connection: Connection, statistics: &Statistics, states: &[File]) -> Hello {
     let (message, descriptors) = match connection.receive() {
         Ok(Received::Nothing) => return Hello::Waiting(connection),
         Ok(Received::Closed) => return Hello::Refused(AttachError::Closed),
@@ -108,7 +110,7 @@ pub fn serve_hello(connection: Connection, statistics: &Statistics) -> Hello {
             return Hello::Refused(error);
         }
     };
-    match welcome(&connection, &message, descriptors, statistics) {
+    match welcome(&connection, &message, descriptors, statistics, states) {
         Ok((commands, links)) => Hello::Attached(Session { connection, commands }, links),
         Err(error) => {
             refuse(connection, error.result());
@@ -122,6 +124,7 @@ fn welcome(
     hello: &Message,
     descriptors: Descriptors,
     statistics: &Statistics,
+    states: &[File],
 ) -> Result<(PeerSegment, Vec<WorkerLink>), AttachError> {
     same_build(hello).map_err(AttachError::Refused)?;
     if hello.kind != MessageKind::HELLO {
@@ -146,7 +149,9 @@ fn welcome(
         links.push(link);
     }
     let answer = Message { value: workers as u64, ..Message::new(MessageKind::WELCOME) };
-    connection.send(&answer, &[statistics.segment().fd(), events.fd()])?;
+    let descriptors: Vec<BorrowedFd<'_>> =
+        [statistics.segment().fd(), events.fd()].into_iter().chain(states.iter().map(AsFd::as_fd)).collect();
+    connection.send(&answer, &descriptors)?;
     Ok((commands, links))
 }
 

@@ -11,6 +11,7 @@
 //! | [`page`], [`statistics`] | values published under a sequence number; the statistics segment |
 //! | [`socket`], [`attach`] | messages with descriptors; the dataplane's side of the handshake |
 //! | [`memory`] | large arrays from hugepages or a file |
+//! | [`state`] | the state files of workers, and views of their flows |
 //! | [`simd`] | many bytes compared at once |
 //! | [`table`] | immutable tables in a memfd |
 //! | [`spsc`] | a channel between two threads of one process, with the same index arithmetic |
@@ -47,6 +48,8 @@ pub mod simd;
 #[cfg(not(loom))]
 pub mod socket;
 pub mod spsc;
+#[cfg(not(loom))]
+pub mod state;
 #[cfg(not(loom))]
 pub mod statistics;
 #[cfg(not(loom))]

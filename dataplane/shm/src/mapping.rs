@@ -42,7 +42,11 @@ impl Mapping {
     /// Maps zeroed memory of this process alone; of hugepages, all taken now, if `huge`.
     pub(crate) fn anonymous(length: usize, huge: bool) -> io::Result<Self> {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
-        let extra = if huge { MapFlags::HUGETLB | MapFlags::POPULATE } else { MapFlags::NORESERVE };
+        let extra = if huge {
+            MapFlags::HUGETLB | MapFlags::HUGE_2MB | MapFlags::POPULATE
+        } else {
+            MapFlags::NORESERVE
+        };
         // SAFETY: the kernel chooses the address, so no other mapping of this process is touched.
         let base =
             unsafe { mmap_anonymous(core::ptr::null_mut(), length, protection, MapFlags::PRIVATE | extra) }?;

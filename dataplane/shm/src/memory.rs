@@ -7,7 +7,7 @@ use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -47,10 +47,11 @@ impl Memory {
     }
 
     /// A new file of mode 0600 in place of one that lies at `path`, all of its pages taken now. `huge` says
-    /// whether `path` lies in hugetlbfs. Returns the file as well, opened to be read only, for another process.
+    /// whether `path` lies in hugetlbfs. Returns the file as well, opened to be read only, for another process:
+    /// through that it can only be mapped to be read. Who mapped the file in whose place it is keeps that one.
     ///
     /// # Errors
-    /// If the file cannot be made or there is not enough memory for it.
+    /// If the file cannot be made or there is not enough memory for it; no file is left then.
     pub fn file(path: &Path, bytes: usize, huge: bool) -> io::Result<(Self, File)> {
         let length = bytes.max(1).next_multiple_of(HUGE);
         match std::fs::remove_file(path) {
@@ -58,12 +59,37 @@ impl Memory {
             _ => {}
         }
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+        let made = Self::over(&file, length, huge, true).and_then(|memory| Ok((memory, File::open(path)?)));
+        if made.is_err() {
+            // Pages that it got already would be missing to whoever tries next.
+            let _ = std::fs::remove_file(path);
+        }
+        made
+    }
+
+    /// Pages that others can read through the descriptor, which belong to no directory: they go with the last who
+    /// has them. Hugepages, all taken now, if `huge`; else ordinary ones, as they are touched: for tests and benches.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn nameless(name: &str, bytes: usize, huge: bool) -> io::Result<(Self, File)> {
+        use rustix::fs::MemfdFlags;
+        let length = bytes.max(1).next_multiple_of(HUGE);
+        let pages = if huge { MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB } else { MemfdFlags::empty() };
+        let file = File::from(rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | pages)?);
+        let memory = Self::over(&file, length, huge, huge)?;
+        let readable = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+        Ok((memory, readable))
+    }
+
+    fn over(file: &File, length: usize, huge: bool, now: bool) -> io::Result<Self> {
         file.set_len(length as u64)?;
-        // A page that is missing later would be met as a signal in the middle of a packet.
-        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, length as u64)?;
+        if now {
+            // A page that is missing later would be met as a signal in the middle of a packet.
+            rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, length as u64)?;
+        }
         let mapping = Mapping::shared(file.as_fd(), length, true)?;
-        let readable = File::open(path)?;
-        Ok((Self { mapping: Arc::new(mapping), length, used: 0, huge }, readable))
+        Ok(Self { mapping: Arc::new(mapping), length, used: 0, huge })
     }
 
     /// Whether it consists of hugepages.
@@ -185,6 +211,21 @@ mod tests {
         assert!(memory.array::<u64>(usize::MAX / 4).is_none());
         drop(memory);
         assert_eq!(first.last(), Some(&u64::MAX));
+    }
+
+    /// Who gets the descriptor cannot change a byte, nor the length.
+    #[test]
+    fn the_kernel_refuses_others_a_writable_mapping() {
+        use std::os::unix::fs::FileExt;
+        let directory = tempfile::TempDir::new_in("/dev/shm").unwrap();
+        let (_memory, named) = Memory::file(&directory.path().join("state"), 4096, false).unwrap();
+        let (_nameless, nameless) = Memory::nameless("test", 4096, false).unwrap();
+        for file in [named, nameless] {
+            assert!(Mapping::shared(file.as_fd(), HUGE, false).is_ok());
+            let error = Mapping::shared(file.as_fd(), HUGE, true).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+            assert!(file.write_at(b"x", 0).is_err() && file.set_len(0).is_err());
+        }
     }
 
     #[test]

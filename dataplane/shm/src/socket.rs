@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 use turnpike_abi::attach::Message;
 use zerocopy::{FromBytes, IntoBytes};
 
-/// Most descriptors beside a message.
-pub const MAX_DESCRIPTORS: usize = 2;
+/// Most descriptors beside a message: a WELCOME has two, and one a worker.
+pub const MAX_DESCRIPTORS: usize = 2 + turnpike_abi::MAX_WORKERS;
 
 /// Most that the kernel lets any packet carry (`SCM_MAX_FD`). With room for all of them none is left for it to close
 /// while we wait.
@@ -189,6 +189,21 @@ impl core::ops::Deref for Descriptors {
 
     fn deref(&self) -> &[OwnedFd] {
         &self.0
+    }
+}
+
+impl Descriptors {
+    /// The first `N`, and the others. `None` if they are fewer.
+    #[must_use]
+    pub fn split<const N: usize>(mut self) -> Option<([OwnedFd; N], Self)> {
+        let others = if self.0.len() < N { return None } else { self.0.split_off(N) };
+        let first = <[OwnedFd; N]>::try_from(self).ok()?;
+        Some((first, Self(others)))
+    }
+
+    /// The first of them, if any is left.
+    pub fn take_first(&mut self) -> Option<OwnedFd> {
+        (!self.0.is_empty()).then(|| self.0.remove(0))
     }
 }
 

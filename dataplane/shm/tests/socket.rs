@@ -11,7 +11,7 @@ use turnpike_abi::table::TableKind;
 use turnpike_abi::{ABI_VERSION, MAX_WORKERS};
 use turnpike_shm::attach::{Departure, Hello, Session, refuse, serve_hello};
 use turnpike_shm::segment::{PeerSegment, Segment};
-use turnpike_shm::socket::{Connection, Listener, Received, SocketError};
+use turnpike_shm::socket::{Connection, Listener, MAX_DESCRIPTORS, Received, SocketError};
 use turnpike_shm::statistics::Statistics;
 use turnpike_shm::table::SealedTable;
 use zerocopy::IntoBytes;
@@ -39,8 +39,14 @@ fn messages_arrive_whole_with_their_descriptors() {
         let flags = rustix::io::fcntl_getfd(fd).unwrap();
         assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
     }
-    let three: [BorrowedFd<'_>; 3] = [file.as_fd(), file.as_fd(), file.as_fd()];
-    assert!(matches!(left.send(&sent, &three), Err(SocketError::TooManyDescriptors)));
+    left.send(&sent, &[file.as_fd(); MAX_DESCRIPTORS]).unwrap();
+    let Received::Message(_, descriptors) = right.receive().unwrap() else { panic!() };
+    let ([_, _], mut others) = descriptors.split().unwrap();
+    assert_eq!(others.len(), MAX_WORKERS, "a WELCOME of as many workers as there can be");
+    assert!(others.take_first().is_some() && others.len() == MAX_WORKERS - 1);
+    assert!(others.split::<MAX_WORKERS>().is_none());
+    let more = [file.as_fd(); MAX_DESCRIPTORS + 1];
+    assert!(matches!(left.send(&sent, &more), Err(SocketError::TooManyDescriptors)));
     drop(left);
     assert!(matches!(right.receive(), Ok(Received::Closed)));
     assert!(matches!(right.send(&sent, &[]), Err(SocketError::Io(_))));
@@ -102,7 +108,7 @@ fn try_hello(hello: &Message, descriptors: &[BorrowedFd<'_>]) -> (Message, Hello
     let statistics = Statistics::create(WORKERS).unwrap();
     let (control, dataplane) = Connection::pair().unwrap();
     control.send(hello, descriptors).unwrap();
-    let outcome = serve_hello(dataplane, &statistics);
+    let outcome = serve_hello(dataplane, &statistics, &[]);
     let (answer, _) = message(&control);
     if matches!(outcome, Hello::Refused(_)) {
         assert!(matches!(control.receive(), Ok(Received::Closed)), "a refusal ends the connection");
@@ -161,13 +167,13 @@ fn each_wrong_hello_is_refused_with_its_reason() {
 fn a_silent_or_gone_peer_is_not_waited_for() {
     let statistics = Statistics::create(WORKERS).unwrap();
     let (control, dataplane) = Connection::pair().unwrap();
-    let Hello::Waiting(dataplane) = serve_hello(dataplane, &statistics) else { panic!() };
+    let Hello::Waiting(dataplane) = serve_hello(dataplane, &statistics, &[]) else { panic!() };
     drop(control);
-    assert!(matches!(serve_hello(dataplane, &statistics), Hello::Refused(_)));
+    assert!(matches!(serve_hello(dataplane, &statistics, &[]), Hello::Refused(_)));
 
     let (control, dataplane) = Connection::pair().unwrap();
     control.send_bytes(b"short", &[]).unwrap();
-    assert!(matches!(serve_hello(dataplane, &statistics), Hello::Refused(_)));
+    assert!(matches!(serve_hello(dataplane, &statistics, &[]), Hello::Refused(_)));
     assert_eq!(message(&control).0.result, AttachResult::PROTOCOL);
 
     // Refused before its HELLO was read, a peer still learns why.
@@ -185,7 +191,7 @@ fn attached() -> (Connection, Session, Segment) {
     let segment = Segment::create("test", rings::length(WORKERS)).unwrap();
     let hello = Message { value: segment.length() as u64, ..Message::new(MessageKind::HELLO) };
     control.send(&hello, &[segment.fd()]).unwrap();
-    let Hello::Attached(session, _) = serve_hello(dataplane, &statistics) else { panic!() };
+    let Hello::Attached(session, _) = serve_hello(dataplane, &statistics, &[]) else { panic!() };
     let Received::Message(answer, descriptors) = control.receive().unwrap() else { panic!() };
     assert_eq!(answer.kind, MessageKind::WELCOME);
     let [statistics_fd, events] = <[_; 2]>::try_from(descriptors).unwrap();
@@ -273,8 +279,8 @@ fn more_descriptors_than_allowed_are_refused_and_closed() {
     use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
     let (left, right) = Connection::pair().unwrap();
     let (reader, writer) = std::io::pipe().unwrap();
-    let fds = [writer.as_fd(); 9];
-    let mut space = [core::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(9))];
+    let fds = [writer.as_fd(); MAX_DESCRIPTORS + 1];
+    let mut space = [core::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS + 1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
     let message = Message::new(MessageKind::HELLO);

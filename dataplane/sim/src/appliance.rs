@@ -7,9 +7,11 @@ use std::sync::Arc;
 use turnpike_abi::command::{Kind, NeighbourSet, Slot};
 use turnpike_abi::counters::{Counter, Counters, DropReason};
 use turnpike_abi::event::{Ack, AckResult};
+use turnpike_abi::flow::FlowRow;
 use turnpike_abi::{Address, InterfaceId, PortId, WorkerId};
 use turnpike_engine::{Buffer, Crossed, Engine, Forwarding, Interface, Outbox, Policy, Setup, Time};
 use turnpike_shm::memory::Memory;
+use turnpike_shm::state::{Place, StateView};
 use zerocopy::{Immutable, IntoBytes};
 
 /// Room in an outbox.
@@ -36,6 +38,7 @@ pub struct Sent {
 /// The box.
 pub struct Appliance {
     engines: Vec<Engine<Frame>>,
+    states: Vec<StateView>,
     outboxes: Vec<Outbox<Frame>>,
     crossing: Vec<VecDeque<Crossed<Frame>>>,
     frames: Frames,
@@ -61,14 +64,16 @@ pub fn station(index: u16) -> [u8; 6] {
     [0x02, 0, 0, 0, high, low]
 }
 
-/// A worker's pipeline in ordinary memory.
+/// A worker's pipeline in ordinary pages, and its flows for others.
 ///
 /// # Panics
-/// If the machine has not enough of it.
-#[must_use]
-pub fn engine<B: turnpike_engine::Buffer>(setup: &Setup) -> Engine<B> {
-    let mut memory = Memory::ordinary(Engine::<B>::bytes(setup)).expect("memory for the flow table");
-    Engine::new(setup, &mut memory).expect("as many bytes as the engine asked for")
+/// If the machine has not enough of them.
+fn engine<B: turnpike_engine::Buffer>(setup: &Setup) -> (Engine<B>, StateView) {
+    let bytes = Engine::<B>::state_bytes(setup);
+    let (mut state, file) = Memory::nameless("turnpike-sim", bytes, false).expect("memory for the flows");
+    let mut private = Memory::ordinary(Engine::<B>::private_bytes(setup)).expect("memory for the index");
+    let engine = Engine::new(setup, &mut state, &mut private).expect("as many bytes as the engine asked for");
+    (engine, StateView::map(file.into(), setup.worker).expect("a sound state file"))
 }
 
 impl Appliance {
@@ -96,8 +101,11 @@ impl Appliance {
             bindings: capacity,
             key: [0x5a ^ worker; 16],
         };
+        let made = (0..workers).map(|worker| engine(&setup(worker)));
+        let (engines, states): (Vec<_>, Vec<_>) = made.unzip();
         Self {
-            engines: (0..workers).map(|worker| engine(&setup(worker))).collect(),
+            engines,
+            states,
             outboxes: (0..workers).map(|_| Outbox::new(ports, ROOM)).collect(),
             crossing: (0..workers).map(|_| VecDeque::new()).collect(),
             frames: Frames::new(65536),
@@ -113,6 +121,17 @@ impl Appliance {
             sent: VecDeque::new(),
             punted: VecDeque::new(),
         }
+    }
+
+    /// The flows of a worker, as somebody else reads them.
+    ///
+    /// # Panics
+    /// If there is no such worker.
+    #[must_use]
+    pub fn flows(&self, worker: usize) -> Vec<FlowRow> {
+        let places = (0..).map(|place| self.states[worker].flow(place, self.now.0));
+        let inside = places.take_while(|place| *place != Place::Outside);
+        inside.filter_map(|place| if let Place::Flow(row) = place { Some(row) } else { None }).collect()
     }
 
     /// How many workers it has.

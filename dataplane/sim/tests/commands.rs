@@ -1,12 +1,12 @@
 //! Commands of the control plane: pinholes, leases, walks, neighbours, policy switches, and what no correct one sends.
 
 use turnpike_abi::command::{
-    Kind, Look, NeighbourClear, NeighbourSet, NeighboursReset, PinholeAdd, PinholeRemove, PortLease, Slot,
-    Walk, WalkTable,
+    Kind, Look, NeighbourClear, NeighbourSet, NeighboursReset, PinholeAdd, PinholeRemove, PortLease,
+    PortsRelease, PortsReserve, Slot, Walk, WalkTable,
 };
 use turnpike_abi::counters::{Counter, DropReason, FlowEnd, ProtocolClass, TcpState};
-use turnpike_abi::event::{Ack, AckResult, BindingRow, FlowRow, Seen, WalkEnd};
-use turnpike_abi::flow::CREATED_SHIFT;
+use turnpike_abi::event::{Ack, AckResult, BindingRow, Seen, WalkEnd};
+use turnpike_abi::flow::{CREATED_SHIFT, FlowRow};
 use turnpike_abi::layout::MAGIC;
 use turnpike_abi::table::{NatAction, NatRuleRecord, PoolRangeRecord, PoolRecord};
 use turnpike_abi::{Address, InterfaceId, PoolId, Prefix, WorkerId, steering};
@@ -290,13 +290,7 @@ fn a_pinhole_of_the_firewall_admits_its_flows_without_translation() {
     });
 }
 
-fn walk<T: zerocopy::FromBytes + zerocopy::KnownLayout + zerocopy::Immutable>(
-    appliance: &mut Appliance,
-    worker: usize,
-    table: WalkTable,
-    limit: u32,
-    row: Kind,
-) -> Vec<T> {
+fn walk(appliance: &mut Appliance, worker: usize, table: WalkTable, limit: u32) -> Vec<BindingRow> {
     let mut rows = Vec::new();
     let mut cursor = 0;
     while cursor != WalkEnd::DONE {
@@ -307,20 +301,22 @@ fn walk<T: zerocopy::FromBytes + zerocopy::KnownLayout + zerocopy::Immutable>(
         let events = std::mem::take(&mut appliance.events);
         let (last, page) = events.split_last().expect("an end");
         assert!(page.iter().all(|(from, event)| {
-            from.index() == worker && event.header.kind == row && event.header.sequence == sequence
+            from.index() == worker
+                && event.header.kind == Kind::BINDING_ROW
+                && event.header.sequence == sequence
         }));
         assert_eq!((last.1.header.kind, last.1.header.sequence), (Kind::WALK_END, sequence));
         let end: WalkEnd = last.1.body();
         assert_eq!(end.rows as usize, page.len());
         assert!(page.len() <= limit as usize && (cursor == 0 || !page.is_empty()));
-        rows.extend(page.iter().map(|(_, event)| event.body::<T>()));
+        rows.extend(page.iter().map(|(_, event)| event.body::<BindingRow>()));
         cursor = end.cursor;
     }
     rows
 }
 
 #[test]
-fn walks_see_every_flow_and_binding_once_in_pages_of_any_size() {
+fn every_flow_and_binding_is_seen_once_in_pages_of_any_size() {
     for limit in [1, 7, 256] {
         let mut lab = Lab::new(2);
         for port in 1..=40 {
@@ -330,50 +326,43 @@ fn walks_see_every_flow_and_binding_once_in_pages_of_any_size() {
         lab.out(&Build::tcp((OTHER_HOST, 9), (SERVER, 80), TCP_SYN, b""));
         lab.out(&Build::echo(HOST, SERVER, 77, false, b""));
         lab.appliance.advance(5000, 1000);
-        let flows: Vec<FlowRow> = walk(&mut lab.appliance, 1, WalkTable::FLOWS, limit, Kind::FLOW_ROW);
+        let flows: Vec<FlowRow> = lab.appliance.flows(1);
         assert_eq!(flows.len(), 81);
-        let bindings: Vec<BindingRow> =
-            walk(&mut lab.appliance, 1, WalkTable::BINDINGS, limit, Kind::BINDING_ROW);
+        let bindings = walk(&mut lab.appliance, 1, WalkTable::BINDINGS, limit);
         assert_eq!(bindings.len(), 41);
         for binding in bindings.iter().filter(|binding| binding.protocol == UDP) {
             assert_eq!((binding.inside, binding.flows, binding.pinhole), (address(HOST), 2, 0));
             assert_eq!(binding.worker, WorkerId(1));
             assert!((5000..5000 + (1 << CREATED_SHIFT)).contains(&binding.age_ms), "{}", binding.age_ms);
-            let of_binding = flows.iter().filter(|flow| {
-                flow.forward.source_port == binding.inside_port && flow.forward.protocol == UDP
-            });
+            let of_binding =
+                flows.iter().filter(|flow| flow.inside.1 == binding.inside_port && flow.protocol == UDP);
             for flow in of_binding {
-                assert_eq!(
-                    (flow.reverse.destination, flow.reverse.destination_port),
-                    (binding.external, binding.external_port)
-                );
-                assert_eq!((flow.packets, flow.idle_ms, flow.timeout_ms), ([1, 0], 5000, 300_000));
+                assert_eq!(flow.external, (binding.external, binding.external_port));
+                assert_eq!((flow.packets, flow.idle_ms), ([1, 0], 5000));
                 // Beginnings are kept in units of 128 ms.
                 assert!((5000..5128).contains(&flow.age_ms), "{}", flow.age_ms);
-                assert_eq!((flow.flags, flow.bytes), (FlowRow::TRANSLATED, [33, 0]));
+                assert_eq!((flow.translated, flow.inbound, flow.bytes), (true, false, [33, 0]));
             }
         }
-        let query = flows.iter().find(|flow| flow.forward.protocol == 1).unwrap();
-        assert_eq!((query.forward.source_port, query.forward.destination_port), (77, 77));
-        let flows: Vec<FlowRow> = walk(&mut lab.appliance, 0, WalkTable::FLOWS, limit, Kind::FLOW_ROW);
+        let query = flows.iter().find(|flow| flow.protocol == 1).unwrap();
+        assert_eq!((query.inside.1, query.remote), (77, (address(SERVER), 77)));
+        let flows = lab.appliance.flows(0);
         let [flow] = flows[..] else { panic!("{flows:?}") };
-        assert_eq!(
-            (flow.forward.source, usize::from(flow.state)),
-            (address(OTHER_HOST), TcpState::Init.index())
-        );
+        assert_eq!((flow.inside, flow.state), ((address(OTHER_HOST), 9), TcpState::Init));
     }
 }
 
 #[test]
 fn a_walk_of_empty_tables_ends_at_once() {
     let mut lab = Lab::new(1);
-    let rows: Vec<FlowRow> = walk(&mut lab.appliance, 0, WalkTable::FLOWS, 5, Kind::FLOW_ROW);
-    assert!(rows.is_empty());
+    assert!(
+        walk(&mut lab.appliance, 0, WalkTable::BINDINGS, 5).is_empty() && lab.appliance.flows(0).is_empty()
+    );
     // A cursor past the table is an end too.
     lab.appliance
         .command_raw(
             0,
-            &Slot::new(Kind::WALK, 1, &Walk { cursor: u64::MAX - 1, table: WalkTable::FLOWS, limit: 5 }),
+            &Slot::new(Kind::WALK, 1, &Walk { cursor: u64::MAX - 1, table: WalkTable::BINDINGS, limit: 5 }),
         )
         .unwrap();
     let end: WalkEnd = lab.appliance.events.pop().unwrap().1.body();
@@ -533,7 +522,7 @@ fn malformed_commands_are_violations() {
         owner: WorkerId(0),
         ..PortLease::default()
     };
-    let walk = Walk { cursor: 0, table: WalkTable::FLOWS, limit: 1 };
+    let walk = Walk { cursor: 0, table: WalkTable::BINDINGS, limit: 1 };
     assert!(violation(Kind::NEIGHBOUR_SET, &neighbour).is_ok());
     assert!(violation(Kind::PINHOLE_ADD, &pinhole(1, HOST)).is_ok());
     assert!(violation(Kind::PORT_LEASE, &lease).is_ok());
@@ -608,8 +597,61 @@ fn malformed_commands_are_violations() {
         ("rows", violation(Kind::WALK, &Walk { limit: 0, ..walk })),
         ("a look at nobody", violation(Kind::LOOK, &Look::default())),
         ("rows", violation(Kind::WALK, &Walk { limit: 257, ..walk })),
-        ("table", violation(Kind::WALK, &Walk { table: WalkTable(3), ..walk })),
+        ("table", violation(Kind::WALK, &Walk { table: WalkTable(1), ..walk })),
+        ("table", violation(Kind::WALK, &Walk { table: WalkTable(5), ..walk })),
     ] {
         assert!(result.is_err(), "{what}");
+    }
+}
+
+#[test]
+fn a_walk_over_pinholes_sees_each_that_shares_a_binding_and_none_that_is_gone() {
+    for limit in [1, 2, 256] {
+        let mut lab = Lab::new(1);
+        let add = |id, remote: u16| PinholeAdd {
+            id,
+            inside: address(HOST),
+            inside_port: 80,
+            protocol: UDP,
+            remote: Prefix::ANY,
+            remote_port_first: remote,
+            remote_port_last: remote,
+            flags: PinholeAdd::POOL,
+            ports: 1,
+            ..PinholeAdd::default()
+        };
+        for id in 1..=5u64 {
+            let ack = lab.appliance.command(0, Kind::PINHOLE_ADD, &add(id, 1000 + id as u16));
+            assert_eq!(ack.result, AckResult::OK);
+        }
+        let remove = PinholeRemove { id: 3, ..PinholeRemove::default() };
+        assert_eq!(lab.appliance.command(0, Kind::PINHOLE_REMOVE, &remove).result, AckResult::OK);
+        lab.appliance.events.clear();
+        let rows: Vec<BindingRow> = walk(&mut lab.appliance, 0, WalkTable::PINHOLES, limit);
+        let mut ids: Vec<u64> = rows.iter().map(|row| row.pinhole).collect();
+        ids.sort_unstable();
+        assert_eq!(ids, [1, 2, 4, 5]);
+        assert!(rows.iter().all(|row| row.inside_port == 80 && row.external_port == rows[0].external_port));
+        assert!(rows.iter().all(|row| row.remote_ports == [1000 + row.pinhole as u16; 2]));
+    }
+}
+
+#[test]
+fn a_walk_over_reservations_sees_each_once() {
+    for limit in [1, 2, 256] {
+        let mut lab = Lab::new(1);
+        let reserve = |id| PortsReserve { id, protocol: UDP, ports: 2, ..PortsReserve::default() };
+        for id in 1..=5u64 {
+            let ack = lab.appliance.command(0, Kind::PORTS_RESERVE, &reserve(id));
+            assert_eq!(ack.result, AckResult::OK);
+        }
+        let release = PortsRelease { id: 3 };
+        assert_eq!(lab.appliance.command(0, Kind::PORTS_RELEASE, &release).result, AckResult::OK);
+        lab.appliance.events.clear();
+        let rows: Vec<BindingRow> = walk(&mut lab.appliance, 0, WalkTable::RESERVATIONS, limit);
+        let mut ids: Vec<u64> = rows.iter().map(|row| row.pinhole).collect();
+        ids.sort_unstable();
+        assert_eq!(ids, [1, 2, 4, 5]);
+        assert!(rows.iter().all(|row| row.external_port != 0));
     }
 }

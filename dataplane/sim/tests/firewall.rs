@@ -1,10 +1,10 @@
 //! The firewall between zones: RFC 6092, RFC 4890, RFC 2979, BCP 84. Tests carry the ids of their requirement rows.
 
 use turnpike_abi::ZoneId;
-use turnpike_abi::counters::{DropReason, FirewallAction, IcmpKind, ProtocolClass};
+use turnpike_abi::counters::{Counter, DropReason, FirewallAction, IcmpKind, ProtocolClass};
 use turnpike_abi::table::{Action, FirewallRuleRecord, RouteKind, SettingsRecord, ZonePairRecord};
 use turnpike_sim::lab::{
-    BOX_INSIDE6, BOX_OUTSIDE6, HOST, HOST6, INSIDE_PORT, Lab, OTHER_HOST6, OUTSIDE_PORT, SERVER, SERVER6,
+    BOX_INSIDE6, BOX_OUTSIDE6, HOST, HOST6, INSIDE_PORT, OTHER_HOST6, OUTSIDE_PORT, SERVER, SERVER6,
     everywhere, everywhere_with, forwarding, text,
 };
 use turnpike_sim::packets::{Build, ICMP, ICMPV6, TCP, UDP};

@@ -314,7 +314,7 @@ fn a_walk_over_a_table_with_holes_takes_bounded_steps_and_misses_nothing() {
     }
     out(&mut appliance, &Build::udp((HOST, 5000), (SERVER, 53), b"last"));
     appliance.advance(5_000, 5);
-    for table in [WalkTable::FLOWS, WalkTable::BINDINGS] {
+    for table in [WalkTable::BINDINGS] {
         let (mut cursor, mut rows, mut steps) = (0, 0, 0);
         while cursor != WalkEnd::DONE {
             let walk = Walk { cursor, table, limit: 256 };

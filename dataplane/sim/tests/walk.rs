@@ -2,22 +2,24 @@
 
 use std::collections::BTreeSet;
 use turnpike_abi::command::{Kind, Slot, Walk, WalkTable};
-use turnpike_abi::event::{FlowRow, WalkEnd};
+use turnpike_abi::event::{BindingRow, WalkEnd};
 use turnpike_sim::Appliance;
 use turnpike_sim::packets::Build;
 use turnpike_sim::tables::address;
 
-/// Walks over all flows of worker 0; the rows' inside ports and the number of commands.
-fn flows(appliance: &mut Appliance) -> (BTreeSet<u16>, u32) {
+/// Walks over all bindings of worker 0; the rows' inside ports and the number of commands.
+fn bindings(appliance: &mut Appliance) -> (BTreeSet<u16>, u32) {
     let (mut ports, mut commands, mut cursor) = (BTreeSet::new(), 0u64, 0);
     loop {
         commands += 1;
-        let walk = Walk { cursor, table: WalkTable::FLOWS, limit: 256 };
+        let walk = Walk { cursor, table: WalkTable::BINDINGS, limit: 256 };
         appliance.command_raw(0, &Slot::new(Kind::WALK, commands, &walk)).expect("a sound command");
         let mut end = None;
         for (_, event) in appliance.events.drain(..) {
             match event.header.kind {
-                Kind::FLOW_ROW => assert!(ports.insert(event.body::<FlowRow>().forward.source_port), "twice"),
+                Kind::BINDING_ROW => {
+                    assert!(ports.insert(event.body::<BindingRow>().inside_port), "twice");
+                }
                 Kind::WALK_END => end = Some(event.body::<WalkEnd>()),
                 _ => {}
             }
@@ -41,9 +43,13 @@ fn a_table_that_was_full_once_is_walked_in_steps() {
     for port in 1..=4000 {
         open(&mut appliance, port);
     }
-    assert_eq!(flows(&mut appliance).0, (1..=4000).collect());
+    assert_eq!(bindings(&mut appliance).0, (1..=4000).collect());
     appliance.advance(400_000, 1000);
-    assert_eq!(flows(&mut appliance), (BTreeSet::new(), 2), "4000 records that hold nothing, 2048 a command");
+    assert_eq!(
+        bindings(&mut appliance),
+        (BTreeSet::new(), 2),
+        "4000 records that hold nothing, 2048 a command"
+    );
     open(&mut appliance, 7);
-    assert_eq!(flows(&mut appliance), (BTreeSet::from([7]), 2));
+    assert_eq!(bindings(&mut appliance), (BTreeSet::from([7]), 2));
 }

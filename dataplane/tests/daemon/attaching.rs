@@ -59,7 +59,7 @@ fn workers_answer_commands_and_live() {
     let namespace = Namespace::new();
     let daemon = Daemon::start(&namespace, "[1]", SILENT);
     let mut attachment = daemon.attach();
-    let walk = Walk { table: WalkTable::FLOWS, limit: 10, ..Walk::default() };
+    let walk = Walk { table: WalkTable::BINDINGS, limit: 10, ..Walk::default() };
     let sequence = attachment.command(WORKER, Kind::WALK, &walk).expect("room");
     let end = wait_for("the answer", || attachment.poll_events(WORKER).expect("a sound ring"));
     assert_eq!((end.header.kind, end.header.sequence), (Kind::WALK_END, sequence));

@@ -2,8 +2,10 @@
 
 use std::fs::File;
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -95,6 +97,8 @@ fn succeed(command: &mut Command) -> Output {
 pub struct Daemon {
     process: Child,
     directory: TempDir,
+    /// On a tmpfs, for its state.
+    memory: Rc<TempDir>,
 }
 
 impl Daemon {
@@ -102,12 +106,16 @@ impl Daemon {
     /// serves.
     pub fn start(namespace: &Namespace, cores: &str, ports: &str) -> Self {
         let mut daemon = Self::launch(namespace, cores, ports);
-        wait_for("the dataplane's socket", || {
-            let ended = daemon.process.try_wait().expect("a child");
-            assert!(ended.is_none(), "it ended with {ended:?}:\n{}", daemon.log());
-            daemon.log().contains("ready").then_some(())
-        });
+        daemon.wait_until_ready();
         daemon
+    }
+
+    fn wait_until_ready(&mut self) {
+        wait_for("the dataplane's socket", || {
+            let ended = self.process.try_wait().expect("a child");
+            assert!(ended.is_none(), "it ended with {ended:?}:\n{}", self.log());
+            self.log().contains("ready").then_some(())
+        });
     }
 
     /// Starts one and does not wait.
@@ -115,22 +123,32 @@ impl Daemon {
         let directory = TempDir::new().expect("a directory");
         let path = directory.path();
         let config = path.join("turnpike.toml");
-        std::fs::write(&config, configuration(path, cores, ports)).expect("written");
-        let log = File::create(path.join("log")).expect("a log");
-        let process = Command::new("ip")
-            .args(["netns", "exec", &namespace.0, BINARY, "--config"])
-            .arg(&config)
-            .env("RUNTIME_DIRECTORY", path)
-            .stdin(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("ip runs");
-        Self { process, directory }
+        let memory = TempDir::new_in("/dev/shm").expect("a directory in memory");
+        std::fs::write(&config, configuration(path, memory.path(), cores, ports)).expect("written");
+        let process = spawn(namespace, path);
+        Self { process, directory, memory: Rc::new(memory) }
     }
 
     /// Where it listens.
     pub fn socket(&self) -> PathBuf {
         socket(self.directory.path())
+    }
+
+    /// The directory above its state, which stays as long as somebody has it.
+    pub fn memory(&self) -> Rc<TempDir> {
+        Rc::clone(&self.memory)
+    }
+
+    /// Where its flows lie: names and modes of the files.
+    pub fn state(&self) -> Vec<(String, u32)> {
+        let entries = std::fs::read_dir(self.memory.path().join("state")).into_iter().flatten();
+        entries
+            .map(|entry| {
+                let entry = entry.expect("a directory");
+                let mode = entry.metadata().expect("a file").permissions().mode();
+                (entry.file_name().to_string_lossy().into_owned(), mode & 0o777)
+            })
+            .collect()
     }
 
     /// Everything it said so far.
@@ -145,8 +163,19 @@ impl Daemon {
 
     /// Ends it without warning.
     pub fn kill(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
         self.process.kill().expect("it runs");
         self.process.wait().expect("a child");
+    }
+
+    /// Ends it without warning and starts it again, with the same configuration and directories.
+    pub fn kill_and_start(&mut self, namespace: &Namespace) {
+        self.end();
+        self.process = spawn(namespace, self.directory.path());
+        self.wait_until_ready();
     }
 
     /// Asks it to stop; its exit status and log.
@@ -169,15 +198,29 @@ impl Drop for Daemon {
     }
 }
 
+/// A process with the configuration in a directory, and a new log there.
+fn spawn(namespace: &Namespace, path: &Path) -> Child {
+    let log = File::create(path.join("log")).expect("a log");
+    Command::new("ip")
+        .args(["netns", "exec", &namespace.0, BINARY, "--config"])
+        .arg(path.join("turnpike.toml"))
+        .env("RUNTIME_DIRECTORY", path)
+        .stdin(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .expect("ip runs")
+}
+
 fn socket(directory: &Path) -> PathBuf {
     directory.join("run").join("dataplane.sock")
 }
 
 /// A whole configuration. Ordinary pages: these tests must not depend on hugepages.
-pub fn configuration(directory: &Path, cores: &str, ports: &str) -> String {
+pub fn configuration(directory: &Path, memory: &Path, cores: &str, ports: &str) -> String {
     format!(
         "[dataplane]\ncores = {cores}\npoll = \"adaptive\"\nno_huge = true\nmemory = \"96M\"\nbuffers = 8192\n\
-         flows = 4096\nbindings = 4096\nsocket = {:?}\ncontrol_user = \"nobody\"\n{ports}",
-        socket(directory)
+         flows = 4096\nbindings = 4096\nsocket = {:?}\ncontrol_user = \"nobody\"\nstate = {:?}\n{ports}",
+        socket(directory),
+        memory.join("state")
     )
 }

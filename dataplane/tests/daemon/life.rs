@@ -3,6 +3,7 @@
 use crate::lab::{BINARY, Daemon, Namespace, configuration, wait_for};
 use std::process::Command;
 use tempfile::TempDir;
+use turnpike_client::Place;
 
 /// Ports that receive nothing.
 pub const SILENT: &str = r#"
@@ -47,11 +48,14 @@ fn exit_codes_of_the_command_line() {
         (output.status.code(), String::from_utf8_lossy(&text).into_owned())
     };
     let path = file.to_str().expect("UTF-8");
-    std::fs::write(&file, configuration(directory.path(), "[1]", SILENT)).expect("written");
+    std::fs::write(&file, configuration(directory.path(), directory.path(), "[1]", SILENT)).expect("written");
     let (code, text) = run(&["--config", path, "--check"]);
     assert_eq!(code, Some(0), "{text}");
-    std::fs::write(&file, configuration(directory.path(), "[1, 1]", "[[port]]\nnaem = 1\n"))
-        .expect("written");
+    std::fs::write(
+        &file,
+        configuration(directory.path(), directory.path(), "[1, 1]", "[[port]]\nnaem = 1\n"),
+    )
+    .expect("written");
     let (code, text) = run(&["--config", path]);
     assert_eq!(code, Some(7), "{text}");
     assert!(text.contains("naem"), "{text}");
@@ -103,6 +107,32 @@ fn the_next_dataplane_takes_over_what_a_crash_left() {
     let (status, log) = daemon.stop();
     assert_eq!(status.code(), Some(0), "{log}");
     assert!(namespace.addresses("tp-inside").is_none(), "removed although another process made it");
+}
+
+#[test]
+fn state_files_are_the_dataplane_s_alone_and_go_with_it() {
+    let namespace = Namespace::new();
+    let mut daemon = Daemon::start(&namespace, "[0, 1]", SILENT);
+    let files = |daemon: &Daemon| {
+        let mut files = daemon.state();
+        files.sort();
+        files
+    };
+    let both = [("worker-0".to_owned(), 0o600), ("worker-1".to_owned(), 0o600)];
+    assert_eq!(files(&daemon), both);
+    let attachment = daemon.attach();
+    let workers = attachment.states().iter().map(|view| (view.worker().0, view.places()));
+    // IPv4 as configured, IPv6 by default.
+    assert_eq!(workers.collect::<Vec<_>>(), [(0, 4096 + 16_384), (1, 4096 + 16_384)]);
+
+    daemon.kill_and_start(&namespace);
+    assert_eq!(files(&daemon), both, "those of the dead one were replaced");
+    assert_eq!(attachment.states()[0].flow(0, 0), Place::Empty, "who mapped those keeps them");
+
+    let memory = daemon.memory();
+    let (status, log) = daemon.stop();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert_eq!(memory.path().join("state").read_dir().expect("the directory stays").count(), 0);
 }
 
 #[test]

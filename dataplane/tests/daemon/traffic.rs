@@ -234,7 +234,7 @@ fn two_workers_a_vlan_and_the_kernel() {
     let wire = namespace.wire("wire0");
     let daemon = Daemon::start(&namespace, "[0, 1]", PORTS);
     let directory = std::env::temp_dir();
-    let config = crate::lab::configuration(&directory, "[0, 1]", PORTS);
+    let config = crate::lab::configuration(&directory, &directory, "[0, 1]", PORTS);
     let config = Config::parse(&config, "test").unwrap_or_else(|problems| panic!("{problems}"));
     let mut attachment = daemon.attach();
     let box_mac = attachment.interfaces().first().expect("an interface").mac;

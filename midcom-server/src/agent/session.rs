@@ -1,7 +1,7 @@
 //! The task that keeps the session.
 
 use super::dial::{Line, dial};
-use super::{Command, Lost, Notice, Notices, RequestError, Settings, Status};
+use super::{Command, Lost, Notice, RequestError, Settings, Status};
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -316,14 +316,4 @@ impl<'a> Connected<'a> {
 
 fn over(session: &mut AgentSession) -> bool {
     std::iter::from_fn(|| session.event()).any(|event| matches!(event, AgentEvent::Ended(Ended::ByAgent)))
-}
-
-/// Reads notices until one fits.
-pub async fn wait_for<T>(notices: &mut Notices, mut fits: impl FnMut(&Notice) -> Option<T>) -> Option<T> {
-    loop {
-        let notice = notices.recv().await?;
-        if let Some(found) = fits(&notice) {
-            return Some(found);
-        }
-    }
 }

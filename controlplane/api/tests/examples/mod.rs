@@ -199,7 +199,6 @@ pub fn flows() -> Vec<FlowData> {
         inside: end("192.168.0.10:51034"),
         external: Some(end("203.0.113.17:40213")),
         remote: end("198.51.100.80:443"),
-        remote_inside: None,
         packets_out: 1_204,
         packets_in: 2_310,
         bytes_out: 80_331,
@@ -225,7 +224,6 @@ pub fn flows() -> Vec<FlowData> {
             inside: end("192.168.0.10:5060"),
             external: Some(end("203.0.113.17:5060")),
             remote: end("203.0.113.18:5062"),
-            remote_inside: Some(end("192.168.0.20:5062")),
             timeout_seconds: 300,
             ..outbound.clone()
         },

@@ -1,20 +1,36 @@
 //! A dataplane without packets: the socket, the rings and the pages of a real one, for tests of its peers.
 
+use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use turnpike_abi::attach::AttachResult;
 use turnpike_abi::command::{Kind, Slot};
 use turnpike_abi::counters::{Counter, Counters};
 use turnpike_abi::event::{Ack, AckResult};
+use turnpike_abi::flow::{StateHeader, StateLayout, flag};
 use turnpike_abi::stats::{Identity, InterfaceInfo, MainStats, PortStats, field};
 use turnpike_abi::table::Reader;
 use turnpike_abi::{InterfaceId, PortId, WorkerId};
 use turnpike_shm::attach::{Departure, Hello, Session, refuse, serve_hello};
 use turnpike_shm::link::WorkerLink;
+use turnpike_shm::memory::Memory;
 use turnpike_shm::socket::{Connection, Listener};
+use turnpike_shm::state::StateArrays;
 use turnpike_shm::statistics::Statistics;
 
 pub const WORKERS: u8 = 2;
+
+fn state(worker: u8) -> (File, StateArrays) {
+    let header = StateHeader { flows: 4, worker: WorkerId(worker), ..StateHeader::default() };
+    let bytes = StateLayout { flows: 4, flows_v6: 0 }.length();
+    let (mut memory, file) = Memory::nameless("test", bytes, false).unwrap();
+    let mut arrays = StateArrays::new(header, &mut memory).unwrap();
+    if worker == 1 {
+        let record = &mut arrays.records[2];
+        (record.state, record.protocol, record.ports) = (flag::LIVE, 17, [0x14, 0xe9, 0, 53, 0x14, 0xe9]);
+    }
+    (file, arrays)
+}
 
 /// What it has seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,6 +47,9 @@ pub struct Seen {
 pub struct Dataplane {
     listener: Listener,
     statistics: Statistics,
+    states: Vec<File>,
+    /// Of each worker; worker 1 has one flow.
+    _arrays: Vec<StateArrays>,
     waiting: Option<(Connection, Instant)>,
     attached: Option<(Session, Vec<WorkerLink>)>,
     pub seen: Seen,
@@ -56,8 +75,9 @@ impl Dataplane {
             counters.add(Counter::Received, 100);
             statistics.worker(WorkerId(worker)).unwrap().publish(counters.words());
         }
+        let (states, _arrays) = (0..WORKERS).map(state).unzip();
         let listener = Listener::bind(path, 0o600).unwrap();
-        Self { listener, statistics, waiting: None, attached: None, seen: Seen::default() }
+        Self { listener, statistics, states, _arrays, waiting: None, attached: None, seen: Seen::default() }
     }
 
     /// The control plane's heartbeat as it is seen here.
@@ -88,7 +108,7 @@ impl Dataplane {
             }
         }
         if let Some((connection, since)) = self.waiting.take() {
-            match serve_hello(connection, &self.statistics) {
+            match serve_hello(connection, &self.statistics, &self.states) {
                 Hello::Waiting(connection) if since.elapsed() < Duration::from_millis(200) => {
                     self.waiting = Some((connection, since));
                 }

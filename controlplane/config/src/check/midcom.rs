@@ -25,6 +25,7 @@ pub(super) fn check(config: &Config, zones: &Zones<'_>, document: &mut Document<
         }
     }
     inside_zones(config, zones, &config.simco.zones, "simco.zones", document);
+    crate::simco::check(&config.simco, document);
     inside_zones(config, zones, &config.pcp.zones, "pcp.zones", document);
     inside_zones(config, zones, &config.pcp.nat_pmp, "pcp.nat_pmp", document);
     let (least, most) = (config.pcp.lifetime_min, config.pcp.lifetime);

@@ -1,6 +1,7 @@
 //! The dataplane's side of the attachment with workers that keep bindings in a map and rows in a list.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,13 +12,16 @@ use turnpike_abi::command::{
     Kind, NeighbourClear, NeighbourSet, PinholeAdd, PinholeRemove, PortLease, Slot, Walk, WalkTable,
 };
 use turnpike_abi::counters::{Counter, Counters};
-use turnpike_abi::event::{Ack, AckResult, BindingRow, FlowRow, WalkEnd};
+use turnpike_abi::event::{Ack, AckResult, BindingRow, WalkEnd};
+use turnpike_abi::flow::{StateHeader, StateLayout};
 use turnpike_abi::stats::{Identity, InterfaceInfo, MainStats, PortStats, field};
 use turnpike_abi::table::{AddressRecord, Reader, RouteRecord, TableKind, forwarding};
 use turnpike_abi::{Address, InterfaceId, PortId, WorkerId, steering};
 use turnpike_shm::attach::{Hello, Session, refuse, serve_hello};
 use turnpike_shm::link::WorkerLink;
+use turnpike_shm::memory::Memory;
 use turnpike_shm::socket::{Connection, Listener};
+use turnpike_shm::state::StateArrays;
 use turnpike_shm::statistics::Statistics;
 
 /// Rounds of the fake's loop.
@@ -40,8 +44,8 @@ pub struct State {
     /// Pinholes by id, as they were added, and the port each got.
     pub pinholes: BTreeMap<u64, (PinholeAdd, Ack)>,
     pub leases: Vec<PortLease>,
-    /// Flows of each worker.
-    pub flows: [Vec<FlowRow>; 2],
+    /// The workers' flows.
+    pub flows: Vec<StateArrays>,
     /// Events to send.
     pub events: Vec<(WorkerId, Slot)>,
     /// Times somebody attached.
@@ -144,12 +148,22 @@ fn describe(statistics: &Statistics, workers: u8, taps: [u32; 2]) {
     statistics.identify(identity).unwrap();
 }
 
+/// A state file for some flows.
+fn state_file(worker: WorkerId, shared: &Mutex<State>) -> File {
+    let header = StateHeader { flows: 1024, flows_v6: 8, worker, ..StateHeader::default() };
+    let bytes = StateLayout { flows: 1024, flows_v6: 8 }.length();
+    let (mut memory, file) = Memory::nameless("fake", bytes, false).unwrap();
+    shared.lock().unwrap().flows.push(StateArrays::new(header, &mut memory).unwrap());
+    file
+}
+
 fn serve(listener: &Listener, workers: u8, shared: &Mutex<State>, stop: &AtomicBool) {
     let statistics = Statistics::create(workers.into()).unwrap();
     let taps = shared.lock().unwrap().taps;
     describe(&statistics, workers, taps);
     let mut pages: Vec<_> = (0..workers).map(|w| statistics.worker(WorkerId(w)).unwrap()).collect();
     let mut main = statistics.main().unwrap();
+    let files: Vec<File> = (0..workers).map(|worker| state_file(WorkerId(worker), shared)).collect();
     let mut waiting: Option<Connection> = None;
     let mut session: Option<(Session, Vec<WorkerLink>)> = None;
     while !stop.load(Ordering::Relaxed) {
@@ -160,7 +174,7 @@ fn serve(listener: &Listener, workers: u8, shared: &Mutex<State>, stop: &AtomicB
             }
         }
         if let Some(connection) = waiting.take() {
-            match serve_hello(connection, &statistics) {
+            match serve_hello(connection, &statistics, &files) {
                 Hello::Waiting(connection) => waiting = Some(connection),
                 Hello::Attached(new, links) => {
                     shared.lock().unwrap().attaches += 1;
@@ -317,9 +331,7 @@ fn pinhole_add(worker: WorkerId, workers: u8, add: &PinholeAdd, state: &mut Stat
 fn walk(worker: WorkerId, sequence: u64, walk: &Walk, state: &State) -> Vec<Slot> {
     assert!((1..=256).contains(&walk.limit));
     let rows: Vec<Slot> = match walk.table {
-        WalkTable::FLOWS => {
-            state.flows[worker.index()].iter().map(|row| Slot::new(Kind::FLOW_ROW, sequence, row)).collect()
-        }
+        WalkTable::RESERVATIONS => Vec::new(),
         _ => state
             .pinholes
             .values()

@@ -28,6 +28,20 @@ impl Reservation {
 }
 
 impl Bindings {
+    /// Reservations from the `cursor`-th on, as rows show them.
+    pub(crate) fn walk_reservations(&self, cursor: usize) -> impl Iterator<Item = BindingRow> {
+        self.reservations.iter().skip(cursor).map(|(id, held)| BindingRow {
+            inside: held.inside,
+            external: Address::v4(held.external),
+            pinhole: *id,
+            external_port: held.port,
+            pool: held.pool,
+            protocol: held.protocol,
+            worker: self.worker,
+            ..BindingRow::default()
+        })
+    }
+
     /// Holds ports in a row back. Returns the address and the lowest port.
     ///
     /// # Errors
@@ -170,6 +184,10 @@ impl Bindings {
                 let held = self.reserved(lease.reservation, lease.pool, lease.protocol, ports);
                 held.filter(|held| (held.external, held.port) == (external, lease.external_port))
                     .ok_or(AckResult::NOT_RESERVED)?;
+                let held = |key: ExternalKey| self.ports.entry(external, class, key.port) == Entry::Held;
+                if !keys.clone().all(held) {
+                    return Err(AckResult::PORT_TAKEN);
+                }
                 self.use_up(lease.reservation);
                 for key in keys.clone() {
                     self.ports.rename(external, class, key.port, Entry::Leased(lease.owner));

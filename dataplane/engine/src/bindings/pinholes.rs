@@ -667,6 +667,10 @@ impl Bindings {
             }
             None => {}
         }
+        if let Some(free) = self.pinholes.get_mut(closing.pinhole as usize) {
+            // No pinhole has this id: a walk passes over it.
+            free.id = 0;
+        }
         self.free_pinholes.push(closing.pinhole);
         self.record(closing.binding).is_some_and(|record| !record.is_dynamic())
     }
@@ -701,6 +705,24 @@ impl Bindings {
                 self.remove(closing.binding, counters);
             }
         }
+    }
+
+    /// Pinholes among the `most` records from `cursor` on: number, binding, id, remote end and ports.
+    pub(crate) fn walk_pinholes(
+        &self,
+        cursor: usize,
+        most: usize,
+    ) -> impl Iterator<Item = (usize, &Binding, u64, Prefix, [u16; 2])> {
+        let records = self.pinholes.iter().enumerate().skip(cursor).take(most);
+        records.filter(|(_, pinhole)| pinhole.id != 0).filter_map(|(number, pinhole)| {
+            let binding = self.record(pinhole.binding)?;
+            Some((number, binding, pinhole.id, pinhole.remote, pinhole.remote_ports))
+        })
+    }
+
+    /// Records of pinholes there are to walk over.
+    pub(crate) fn pinhole_records(&self) -> usize {
+        self.pinholes.len()
     }
 
     /// Id, remote end and ports of a binding's first pinhole, as a row shows it.

@@ -84,12 +84,17 @@ impl Ports {
         }
     }
 
-    /// Writes another entry to a port in use.
-    pub(crate) fn rename(&mut self, external: [u8; 4], class: Class, port: u16, entry: Entry) {
-        let Some((address, _)) = self.address(external) else { return };
+    /// Writes another entry to a reserved port. `false` if it is not reserved: the pool was cut in another way and
+    /// somebody else had it.
+    pub(crate) fn rename(&mut self, external: [u8; 4], class: Class, port: u16, entry: Entry) -> bool {
+        let Some((address, _)) = self.address(external) else { return false };
         let (word, bit) = place_of(port, self.workers);
-        if let Some(unit) = self.units.find(address, class, word) {
-            self.units.set(unit * 64 + bit, entry);
+        match self.units.find(address, class, word) {
+            Some(unit) if self.units.entry(address, class, word, bit) == Entry::Held => {
+                self.units.set(unit * 64 + bit, entry);
+                true
+            }
+            _ => false,
         }
     }
 
@@ -104,9 +109,13 @@ impl Ports {
         port: u16,
         entry: Entry,
     ) -> Result<Taken, PortError> {
+        if self.entry(external, wanted.class, port) != Entry::Held {
+            return Err(PortError::Taken);
+        }
         let subscriber = self.attach(wanted.pool, wanted.inside, external, wanted.class)?;
-        self.rename(external, wanted.class, port, entry);
-        self.tally.reserved -= 1;
+        if self.rename(external, wanted.class, port, entry) {
+            self.tally.reserved -= 1;
+        }
         Ok(Taken { subscriber, external, port })
     }
 

@@ -51,10 +51,9 @@ impl Entry {
     }
 }
 
-/// 64 ports of one protocol.
+/// 64 ports of one protocol; which of them are in use stands in [`Units::used`].
 #[derive(Clone, Debug)]
 pub(super) struct Unit {
-    pub(super) used: u64,
     pub(super) block: u32,
     pub(super) word: u16,
     pub(super) class: u8,
@@ -71,6 +70,8 @@ pub(super) struct Units {
     capacity: usize,
     /// By address, class and word: unit plus one, 0 for none.
     directory: Vec<u32>,
+    /// Likewise: the ports in use. Apart from the units, so that the words of a block share a cache line.
+    used: Vec<u64>,
     /// Words a worker has of each address.
     words: usize,
 }
@@ -82,6 +83,7 @@ impl Units {
             free: Vec::with_capacity(capacity),
             capacity,
             directory: Vec::new(),
+            used: Vec::new(),
             words: usize::from(words),
         }
     }
@@ -92,8 +94,10 @@ impl Units {
 
     /// Asks for the part of the directory that has a block's words.
     pub(super) fn prefetch_directory(&self, address: u32, class: Class, word: u16) {
-        if let Some(entry) = self.directory.get(self.place(address, class, word)) {
+        let place = self.place(address, class, word);
+        if let (Some(entry), Some(used)) = (self.directory.get(place), self.used.get(place)) {
             prefetch_value(entry);
+            prefetch_value(used);
         }
     }
 
@@ -104,9 +108,7 @@ impl Units {
 
     /// The ports in use of a word.
     pub(super) fn used(&self, address: u32, class: Class, word: u16) -> u64 {
-        self.find(address, class, word)
-            .and_then(|unit| self.slab.get(unit as usize))
-            .map_or(0, |unit| unit.used)
+        self.used.get(self.place(address, class, word)).copied().unwrap_or(0)
     }
 
     pub(super) fn unit(&self, slot: Slot) -> Option<&Unit> {
@@ -131,11 +133,11 @@ impl Units {
     ) -> Option<Slot> {
         let number = match self.find(address, class, word) {
             Some(number) => number,
-            None => self
-                .file(Unit { used: 0, block, word, class: class.index() as u8, entries: [0; 64] }, address)?,
+            None => self.file(Unit { block, word, class: class.index() as u8, entries: [0; 64] }, address)?,
         };
+        let place = self.place(address, class, word);
+        *self.used.get_mut(place)? |= 1 << bit;
         let unit = self.slab.get_mut(number as usize)?;
-        unit.used |= 1 << bit;
         *unit.entries.get_mut(bit as usize)? = entry.encode();
         Some(number * 64 + bit)
     }
@@ -163,17 +165,17 @@ impl Units {
     pub(super) fn free(&mut self, address: u32, slot: Slot) {
         let number = slot / 64;
         let Some(unit) = self.slab.get_mut(number as usize) else { return };
-        unit.used &= !(1 << (slot % 64));
         if let Some(entry) = unit.entries.get_mut(slot as usize % 64) {
             *entry = 0;
         }
-        if unit.used == 0 {
-            let (class, word) = (unit.class, unit.word);
-            if let Some(class) = Class::of_index(class) {
-                let place = self.place(address, class, word);
-                if let Some(directory) = self.directory.get_mut(place) {
-                    *directory = 0;
-                }
+        let word = unit.word;
+        let Some(class) = Class::of_index(unit.class) else { return };
+        let place = self.place(address, class, word);
+        let Some(used) = self.used.get_mut(place) else { return };
+        *used &= !(1 << (slot % 64));
+        if *used == 0 {
+            if let Some(directory) = self.directory.get_mut(place) {
+                *directory = 0;
             }
             self.free.push(number);
         }
@@ -205,7 +207,9 @@ impl Units {
     /// Makes a directory for `addresses` and returns the old one. The kernel's zero pages stand for it until
     /// it is written, so its size costs nothing here.
     pub(super) fn renew(&mut self, addresses: usize) -> Vec<u32> {
-        core::mem::replace(&mut self.directory, vec![0; addresses * Class::COUNT * self.words])
+        let places = addresses * Class::COUNT * self.words;
+        self.used = vec![0; places];
+        core::mem::replace(&mut self.directory, vec![0; places])
     }
 
     /// Carries the units of a block's words over from the old directory.
@@ -217,6 +221,11 @@ impl Units {
                     && unit != 0
                 {
                     *place = unit;
+                    let entries = self.slab.get(unit as usize - 1).map_or(&[0; 64], |unit| &unit.entries);
+                    let bits = entries.iter().rev().fold(0, |bits, &entry| bits << 1 | u64::from(entry != 0));
+                    if let Some(used) = self.used.get_mut(is) {
+                        *used = bits;
+                    }
                 }
             }
         }
@@ -233,7 +242,6 @@ impl Units {
                 if let Some(unit) = self.slab.get_mut(number as usize) {
                     held +=
                         unit.entries.iter().filter(|entry| (HELD..COOLING).contains(*entry)).count() as u32;
-                    unit.used = 0;
                     unit.entries = [0; 64];
                 }
                 self.free.push(number);

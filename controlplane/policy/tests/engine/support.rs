@@ -19,6 +19,9 @@ pub enum Heard {
     Notification(SessionId, Notification),
 }
 
+/// Rules with their states, pinholes, reservations, records in the journal.
+pub type Picture = (Vec<(Rule, turnpike_policy::State)>, Vec<u64>, Vec<u64>, usize);
+
 /// Workers that do as they are told.
 #[derive(Default)]
 pub struct Workers {
@@ -184,6 +187,12 @@ impl World {
         self.engine.attached(self.workers.count);
         for (worker, row) in self.workers.rows() {
             self.engine.found(worker, &row, self.now);
+        }
+        let reservations: Vec<_> =
+            self.workers.reservations.iter().map(|(id, (worker, ..))| (*id, *worker)).collect();
+        for (id, worker) in reservations {
+            let row = BindingRow { pinhole: id, ..BindingRow::default() };
+            self.engine.found_reservation(worker, &row);
         }
         self.engine.walked(self.now);
         self.run();
@@ -360,7 +369,7 @@ impl World {
     }
 
     /// A picture of everything that a refused request must not change.
-    pub fn picture(&self) -> (Vec<(Rule, turnpike_policy::State)>, Vec<u64>, Vec<u64>, usize) {
+    pub fn picture(&self) -> Picture {
         let mut rules: Vec<_> = self.engine.rules().map(|(rule, state)| (rule.clone(), state)).collect();
         rules.sort_by_key(|(rule, _)| rule.id);
         (
@@ -567,7 +576,7 @@ impl Workers {
             };
             (external, port)
         };
-        if matches!(add.protocol, 6 | 17) {
+        if matches!(add.protocol, 6 | 17) && mapping.is_none() {
             let own = steering::owner_of_port(port, self.count) == worker;
             assert_eq!(own, !leased, "leased exactly where the port is another worker's");
         }

@@ -1,8 +1,6 @@
 //! RFC 5189 row by row: each test is named after the requirement it shows.
 
-mod support;
-
-use support::{Heard, World, access, agent, network, per, profile, prr, tuple, udp};
+use crate::support::{Heard, World, access, agent, network, per, profile, prr, tuple, udp};
 use turnpike_abi::command::PinholeAdd;
 use turnpike_abi::event::AckResult;
 use turnpike_policy::{
@@ -828,7 +826,8 @@ fn hosts_open_for_themselves_alone() {
     let refusal = world.ask(&by("10.0.0.1"), request("10.0.0.2")).unwrap_err();
     assert!(matches!(refusal, Refusal::NotItsHost { .. }), "{refusal:?}");
     assert_eq!(refusal.pcp().code, 2);
-    let find = Find { zone: None, protocol: None, host: support::ip("10.0.0.1"), ports: (0, u16::MAX) };
+    let find =
+        Find { zone: None, protocol: None, host: crate::support::ip("10.0.0.1"), ports: (0, u16::MAX) };
     let Ok(Reply::Found(found)) = world.ask(&by("10.0.0.2"), Request::Find(find)) else { panic!("none") };
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].rule.owner.to_string(), "pcp:inside/10.0.0.1");
@@ -944,7 +943,9 @@ fn after_a_restart_only_differences_reach_the_workers() {
 #[test]
 fn networks_cover() {
     let v4 = |text| network(text);
-    assert!(Network::V4.covers(&v4("10.0.0.0/8")) && v4("10.0.0.0/8").contains(support::ip("10.255.0.1")));
+    assert!(
+        Network::V4.covers(&v4("10.0.0.0/8")) && v4("10.0.0.0/8").contains(crate::support::ip("10.255.0.1"))
+    );
     assert!(!v4("10.0.0.0/8").covers(&Network::V4) && !Network::V4.covers(&Network::V6));
-    assert!(!v4("2001:db8::/32").contains(support::ip("2001:db9::1")));
+    assert!(!v4("2001:db8::/32").contains(crate::support::ip("2001:db9::1")));
 }

@@ -1,0 +1,5 @@
+//! The engine with journal, workers and listeners around it.
+
+mod model;
+mod support;
+mod transactions;
