@@ -3,12 +3,13 @@
 
 use crate::attach::Order;
 use crate::daemon::Daemon;
-use crate::mirror::Mirror;
+use crate::mirror::{Forwarding, Mirror};
 use hashbrown::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use tokio::sync::{mpsc, oneshot};
 use turnpike_abi::command::{Kind, Look, Slot};
 use turnpike_abi::event::{BindingRow, Seen};
+use turnpike_abi::table::RouteKind;
 use turnpike_abi::{Address, steering};
 use turnpike_config::{Config, NatTarget, Network};
 use turnpike_pcp::server::{Place, Prefix, Settings, Side, Speaks, ThirdParty};
@@ -103,18 +104,22 @@ pub fn configuration(config: &Config) -> Configuration {
 }
 
 /// The box's addresses in zones that PCP or NAT-PMP is enabled for.
-fn listen(config: &Config, mirror: &Mirror) -> Vec<Listen> {
+fn listen(config: &Config, mirror: &Mirror, forwarding: Option<&Forwarding>) -> Vec<Listen> {
     let mut all = Vec::new();
     for spec in config.interfaces() {
         let Some(zone) = &spec.zone else { continue };
         let speaks =
             Speaks { pcp: config.pcp.zones.contains(zone), nat_pmp: config.pcp.nat_pmp.contains(zone) };
         let Some(tap) = mirror.tap(spec.id).filter(|_| speaks != Speaks::default()) else { continue };
+        let routes = forwarding.into_iter().flat_map(|table| &table.routes);
+        let behind = routes.filter(|route| route.kind == RouteKind::UNICAST && route.interface == spec.id);
+        let hosts: Vec<_> = behind.map(|route| route.prefix).collect();
         all.extend(mirror.addresses(spec.id).map(|(address, _)| Listen {
             place: Place { interface: tap.index, address: address.to_ip() },
             device: tap.name.clone(),
             zone: zone.as_str().into(),
             speaks,
+            hosts: hosts.clone(),
         }));
     }
     all
@@ -130,7 +135,7 @@ impl Daemon {
 
     /// The kernel's addresses may be others.
     pub(crate) fn pcp_addresses(&mut self) {
-        let listen = listen(&self.running.config, &self.mirror);
+        let listen = listen(&self.running.config, &self.mirror, self.tables.forwarding.as_ref());
         if listen != self.pcp.listening {
             self.pcp.say(Input::Listen(listen.clone()));
             self.pcp.listening = listen;

@@ -154,6 +154,7 @@ impl Daemon {
                     "forwarding table offered"
                 );
                 self.tables.forwarding = Some(table);
+                self.pcp_addresses();
             }
             Err(error) => {
                 tracing::error!("the forwarding table was not offered: {error}");

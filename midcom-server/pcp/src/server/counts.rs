@@ -17,12 +17,21 @@ pub enum Drop {
     Busy,
     /// Neither protocol is switched on for it, or the host is not translated (RFC 6886 section 3.8).
     Disabled,
+    /// Its source is no host of the interface it came in on (RFC 6887 section 17.1).
+    Source,
 }
 
 impl Drop {
     /// Every reason, in order.
-    pub const ALL: [Self; 6] =
-        [Self::NotARequest, Self::TooShort, Self::Rate, Self::Overload, Self::Busy, Self::Disabled];
+    pub const ALL: [Self; 7] = [
+        Self::NotARequest,
+        Self::TooShort,
+        Self::Rate,
+        Self::Overload,
+        Self::Busy,
+        Self::Disabled,
+        Self::Source,
+    ];
 
     /// As metrics label it.
     #[must_use]
@@ -34,6 +43,7 @@ impl Drop {
             Self::Overload => "overload",
             Self::Busy => "busy",
             Self::Disabled => "disabled",
+            Self::Source => "source",
         }
     }
 }

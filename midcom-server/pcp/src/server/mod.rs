@@ -130,7 +130,12 @@ impl Server {
         self.settings = settings;
     }
 
-    /// A message from `from` that reached `place`.
+    /// Counts a message whose source is not of the place it reached.
+    pub fn refuse_source(&mut self) {
+        self.counts.drop(Drop::Source);
+    }
+
+    /// A message from `from` that reached `place`. Its source was checked: see [`Server::refuse_source`].
     pub fn receive(&mut self, now: Time, place: Place, from: SocketAddr, message: &[u8]) {
         self.expire(now);
         let speaks = self.places.iter().find(|(there, _)| *there == place);

@@ -29,7 +29,9 @@ pub(super) enum Step {
     Sweep { number: u64, key: Key, rule: RuleId },
     /// NAT-PMP's external address.
     Address { job: Job },
-    /// A mapping that lost its external end gets another.
+    /// A mapping that lost its external end is taken away, to get another.
+    Leave { key: Key, rule: RuleId },
+    /// It gets another.
     Reopen { key: Key },
 }
 
@@ -121,6 +123,7 @@ impl Server {
                 self.nat_pmp_address(now, &job, seen.paired);
             }
             (Step::Address { job }, _) => self.nat_pmp_address(now, &job, None),
+            (Step::Leave { key, rule }, _) => self.reopen(now, key, rule),
             (Step::Reopen { key }, Answer::Opened { rule, external, size }) => {
                 if let Some(mapping) = self.table.get_mut(&key) {
                     mapping.busy = false;
@@ -309,8 +312,11 @@ impl Server {
     pub fn renumber(&mut self, now: Time, still: impl Fn(IpAddr) -> bool) -> bool {
         let moved = self.table.translated_away(still);
         for (key, rule) in &moved {
-            self.order(Step::Discard, Order::Close { rule: *rule });
-            self.lose(now, *key);
+            if let Some(mapping) = self.table.get_mut(key) {
+                mapping.busy = true;
+            }
+            // The old end first: an inside end has one at a time.
+            self.order(Step::Leave { key: *key, rule: *rule }, Order::Close { rule: *rule });
         }
         if !moved.is_empty() {
             self.reset_epoch(now);
@@ -318,8 +324,9 @@ impl Server {
         !moved.is_empty()
     }
 
-    fn lose(&mut self, now: Time, key: Key) {
-        let Some(mapping) = self.table.get_mut(&key) else { return };
+    fn reopen(&mut self, now: Time, key: Key, rule: RuleId) {
+        let same = self.table.get_mut(&key).filter(|mapping| mapping.granted.is_some_and(|(old, _)| old == rule));
+        let Some(mapping) = same else { return };
         if mapping.prefer_failure {
             self.update(now, &key, ResultCode::CannotProvideExternal);
             self.table.remove(&key);

@@ -206,7 +206,11 @@ impl Service {
                 },
                 Some(datagram) = self.datagrams.recv() => {
                     let Datagram { place, from, bytes } = datagram;
-                    self.server.receive(self.time(), place, from, &bytes);
+                    if self.sockets.is_from(&place, from.ip()) {
+                        self.server.receive(self.time(), place, from, &bytes);
+                    } else {
+                        self.server.refuse_source();
+                    }
                 }
                 Some(done) = self.done.1.recv() => {
                     let Done { id, answer, held } = done;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use turnpike_abi::{Address, Prefix};
 use turnpike_policy::Name;
 
 /// An address to listen at.
@@ -22,6 +23,8 @@ pub struct Listen {
     pub zone: Name,
     /// What is spoken there.
     pub speaks: Speaks,
+    /// Hosts behind the interface: requests of others are not theirs (RFC 6887 section 17.1).
+    pub hosts: Vec<Prefix>,
 }
 
 /// A message that arrived.
@@ -75,6 +78,14 @@ impl Sockets {
 
     pub(super) fn zone(&self, place: &Place) -> Option<Name> {
         self.wanted.iter().find(|listen| listen.place == *place).map(|listen| listen.zone.clone())
+    }
+
+    /// Whether a host's packets come in at a place: by its routes, or on its link.
+    pub(super) fn is_from(&self, place: &Place, host: IpAddr) -> bool {
+        let on_link = matches!(host, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        let listen = self.wanted.iter().find(|listen| listen.place == *place);
+        let address = Address::from(host);
+        on_link || listen.is_some_and(|listen| listen.hosts.iter().any(|prefix| prefix.contains(address)))
     }
 
     pub(super) fn is_missing(&self) -> bool {

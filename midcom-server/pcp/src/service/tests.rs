@@ -358,3 +358,28 @@ async fn converse(
         }
     }
 }
+
+#[test]
+fn a_source_has_to_be_behind_the_interface() {
+    let place = Place { interface: 1, address: ip("192.168.0.1") };
+    let prefix = |text: &str, length| {
+        turnpike_abi::Prefix::new(Address::from(ip(text)), length).expect("a prefix")
+    };
+    let mut sockets = super::sockets::Sockets::new(0, mpsc::channel(1).0);
+    let hosts = vec![prefix("192.168.0.0", 24), prefix("2001:db8:1::", 64)];
+    let speaks = crate::server::Speaks { pcp: true, nat_pmp: false };
+    let listen =
+        super::Listen { place, device: "tp-inside".to_owned(), zone: "inside".into(), speaks, hosts };
+    sockets.set(vec![listen]);
+    for (host, good) in [
+        (HOST, true),
+        ("2001:db8:1::10", true),
+        ("fe80::1", true),
+        ("203.0.113.1", false),
+        ("192.168.1.10", false),
+        ("2001:db8:2::1", false),
+    ] {
+        assert_eq!(sockets.is_from(&place, ip(host)), good, "{host}");
+    }
+    assert!(!sockets.is_from(&Place { interface: 2, ..place }, ip(HOST)));
+}
