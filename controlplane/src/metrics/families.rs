@@ -22,11 +22,8 @@ pub fn scrape_duration(seconds: f64) -> Family {
 pub fn all(reading: &Reading, facts: &Facts, duration: f64) -> Vec<Family> {
     let total = reading.total();
     let mut families = control(reading, facts);
-<<<<<<< HEAD
     families.extend(super::pcp::families(facts));
-=======
     families.extend(super::simco::families(facts));
->>>>>>> simco
     families.extend(ports(reading, facts));
     families.extend(workers(reading, facts));
     families.extend(traffic(&total));

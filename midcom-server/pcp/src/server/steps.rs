@@ -325,7 +325,8 @@ impl Server {
     }
 
     fn reopen(&mut self, now: Time, key: Key, rule: RuleId) {
-        let same = self.table.get_mut(&key).filter(|mapping| mapping.granted.is_some_and(|(old, _)| old == rule));
+        let same =
+            self.table.get_mut(&key).filter(|mapping| mapping.granted.is_some_and(|(old, _)| old == rule));
         let Some(mapping) = same else { return };
         if mapping.prefer_failure {
             self.update(now, &key, ResultCode::CannotProvideExternal);
