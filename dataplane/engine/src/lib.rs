@@ -31,6 +31,7 @@ mod sessions;
 mod tcp;
 mod translate;
 mod trie;
+mod tuples;
 mod wheel;
 
 pub use buffer::{Buffer, BufferSource};

@@ -2,8 +2,9 @@
 //! neither refresh nor end it (RFC 4787 REQ-12, RFC 5382 REQ-10, RFC 5508 REQ-6).
 
 use crate::pipeline::{Refusal, Tables, Verdict, Worker};
-use crate::sessions::{Egress, answering, query_port};
+use crate::sessions::Egress;
 use crate::translate::{self, Rewrite};
+use crate::tuples::{answering, query_port};
 use crate::{Buffer, pipeline};
 use turnpike_abi::Address;
 use turnpike_abi::counters::{Counter, Direction, DropReason, IcmpKind, ProtocolClass};

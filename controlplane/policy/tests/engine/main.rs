@@ -1,5 +1,6 @@
 //! The engine with journal, workers and listeners around it.
 
 mod model;
+mod rules;
 mod support;
 mod transactions;
