@@ -1,6 +1,6 @@
 //! Mappings that others end, and mappings whose external address is none any more (RFC 6887 section 14.2).
 
-use super::order::{Order, RuleId, Wanted};
+use super::order::{Order, Refused, RuleId, Wanted};
 use super::steps::Step;
 use super::table::{Dialect, Key, Mapping};
 use super::{Server, Time, memo};
@@ -10,6 +10,10 @@ use std::net::IpAddr;
 /// How long a mapping that ended by itself is remembered: a worker that gets other pools ends those of the old ones
 /// before anybody else hears of it.
 const REMEMBERED: u64 = 5000;
+/// The old rule may be on its way out still, and with it its end: tried again after so many milliseconds.
+const PAUSE: u64 = 100;
+/// So often.
+const TRIES: u8 = 30;
 /// Most of them.
 const MOST: usize = 65_536;
 
@@ -21,7 +25,37 @@ pub(super) struct Gone {
     mapping: Mapping,
 }
 
+/// A mapping that is to get another external end once more.
+#[derive(Debug)]
+pub(super) struct Again {
+    pub(super) due: Time,
+    key: Key,
+    rule: RuleId,
+    tries: u8,
+}
+
 impl Server {
+    /// A mapping got no other external end.
+    pub(super) fn reopen_refused(&mut self, now: Time, key: Key, rule: RuleId, tries: u8, refused: Refused) {
+        if refused == Refused::External && tries < TRIES {
+            self.again.push(Again { due: now.after(PAUSE), key, rule, tries: tries + 1 });
+            return;
+        }
+        self.update(now, &key, ResultCode::NoResources);
+        self.table.remove(&key);
+    }
+
+    /// Tries again what is due.
+    pub(super) fn reopen_due(&mut self, now: Time) {
+        let all = std::mem::take(&mut self.again);
+        let (due, later) = all.into_iter().partition(|again| again.due <= now);
+        self.again = later;
+        let due: Vec<Again> = due;
+        for Again { key, rule, tries, .. } in due {
+            self.reopen(now, key, rule, tries);
+        }
+    }
+
     /// Somebody else took a mapping away. One that an order is under way for waits for its answer.
     pub fn ended(&mut self, now: Time, rule: RuleId) {
         let Some(key) = self.table.key_of(rule) else { return };
@@ -60,7 +94,7 @@ impl Server {
             let ends = mapping.expires;
             self.table.insert(key, mapping);
             self.table.set_end(&key, ends);
-            self.reopen(now, key, rule);
+            self.reopen(now, key, rule, 0);
         }
         if any {
             self.reset_epoch(now);
@@ -69,7 +103,7 @@ impl Server {
     }
 
     /// Gets another external end for a mapping whose rule is gone.
-    pub(super) fn reopen(&mut self, now: Time, key: Key, rule: RuleId) {
+    pub(super) fn reopen(&mut self, now: Time, key: Key, rule: RuleId, tries: u8) {
         let same =
             self.table.get_mut(&key).filter(|mapping| mapping.granted.is_some_and(|(old, _)| old == rule));
         let Some(mapping) = same else { return };
@@ -95,6 +129,6 @@ impl Server {
             lifetime: now.seconds_until(mapping.expires),
             memo: memo::write(&key, mapping),
         };
-        self.order(Step::Reopen { key }, Order::Open(wanted));
+        self.order(Step::Reopen { key, rule, tries }, Order::Open(wanted));
     }
 }

@@ -32,7 +32,7 @@ pub(super) enum Step {
     /// A mapping that lost its external end is taken away, to get another.
     Leave { key: Key, rule: RuleId },
     /// It gets another.
-    Reopen { key: Key },
+    Reopen { key: Key, rule: RuleId, tries: u8 },
 }
 
 /// External ends that may turn out to be nobody's before it is given up.
@@ -123,8 +123,8 @@ impl Server {
                 self.nat_pmp_address(now, &job, seen.paired);
             }
             (Step::Address { job }, _) => self.nat_pmp_address(now, &job, None),
-            (Step::Leave { key, rule }, _) => self.reopen(now, key, rule),
-            (Step::Reopen { key }, Answer::Opened { rule, external, size }) => {
+            (Step::Leave { key, rule }, _) => self.reopen(now, key, rule, 0),
+            (Step::Reopen { key, .. }, Answer::Opened { rule, external, size }) => {
                 if let Some(mapping) = self.table.get_mut(&key) {
                     mapping.busy = false;
                     mapping.size = size;
@@ -132,9 +132,8 @@ impl Server {
                     self.update(now, &key, ResultCode::Success);
                 }
             }
-            (Step::Reopen { key }, _) => {
-                self.update(now, &key, ResultCode::NoResources);
-                self.table.remove(&key);
+            (Step::Reopen { key, rule, tries }, answer) => {
+                self.reopen_refused(now, key, rule, tries, refusal(&answer));
             }
         }
     }

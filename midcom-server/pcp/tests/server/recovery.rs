@@ -182,3 +182,26 @@ fn e_rec_04_what_the_workers_ended_first_moves_too() {
     assert!(!world.server.renumber(world.now, |_| false));
     assert_eq!(world.server.mappings(), 0);
 }
+
+#[test]
+fn e_rec_04_a_mapping_waits_for_its_old_rule_to_go() {
+    let mut world = World::new();
+    world.mapped(&map(HOST, TCP, 80, 600));
+    world.policy.refuse = Some(Refused::External);
+    world.server.renumber(world.now, |_| false);
+    world.settle();
+    let sent = played(&mut world, 1);
+    assert!(sent.iter().all(|(_, reply)| reply.bytes[1] != 0x81), "not given up");
+    world.policy.refuse = None;
+    world.policy.rules.clear();
+    let sent = played(&mut world, 1);
+    let updates: Vec<_> = sent.iter().filter(|(_, reply)| reply.bytes[1] == 0x81).collect();
+    assert!(!updates.is_empty() && updates.iter().all(|(_, reply)| reply.result() == 0));
+    // Not for ever.
+    world.policy.refuse = Some(Refused::External);
+    world.server.renumber(world.now, |_| false);
+    world.settle();
+    let sent = played(&mut world, 10);
+    assert!(sent.iter().any(|(_, reply)| reply.bytes[1] == 0x81 && reply.result() == 8));
+    assert_eq!(world.server.mappings(), 0);
+}
