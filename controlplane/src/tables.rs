@@ -36,7 +36,7 @@ pub struct Tables {
     /// The policy table that every worker is on and the policy engine knows of.
     in_force: Option<u64>,
     /// The forwarding table offered last.
-    forwarding: Option<Forwarding>,
+    pub(crate) forwarding: Option<Forwarding>,
     /// Since when the mirror differs from it, perhaps.
     changed: Option<Instant>,
     /// The kernel's tables are known.

@@ -122,12 +122,15 @@ impl Server {
     /// When [`Server::poll`] has something to do.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
-        self.series.iter().map(|series| series.next).chain(self.table.next_end()).min()
+        let series = self.series.iter().map(|series| series.next);
+        let again = self.again.iter().map(|again| again.due);
+        series.chain(again).chain(self.table.next_end()).min()
     }
 
     /// Sends what is due and forgets what is over.
     pub fn poll(&mut self, now: Time) {
         self.expire(now);
+        self.reopen_due(now);
         let mut series = std::mem::take(&mut self.series);
         for due in series.iter_mut().filter(|series| series.next <= now).take(BURST) {
             match &due.what {

@@ -15,6 +15,7 @@ mod job;
 pub use job::Asker;
 mod map;
 mod memo;
+mod moved;
 mod natpmp;
 mod order;
 mod peer;
@@ -65,6 +66,8 @@ pub struct Server {
     sweeps: HashMap<u64, natpmp::Sweep>,
     series: Vec<Series>,
     rates: Rates,
+    gone: Vec<moved::Gone>,
+    again: Vec<moved::Again>,
     epoch: Time,
     next: u64,
     effects: VecDeque<Effect>,
@@ -87,6 +90,8 @@ impl Server {
             waiting: HashMap::new(),
             sweeps: HashMap::new(),
             series: Vec::new(),
+            gone: Vec::new(),
+            again: Vec::new(),
             epoch,
             next: 1,
             effects: VecDeque::new(),

@@ -6,7 +6,7 @@ use super::order::{Answer, Kept, Kind, Order, OrderId, Refused, RuleId, Wanted};
 use super::table::{Dialect, Key, Mapping};
 use super::{Server, Side, Time, memo};
 use crate::wire::{Body, Filter, ResultCode};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 /// What an order was for.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub(super) enum Step {
     /// A mapping that lost its external end is taken away, to get another.
     Leave { key: Key, rule: RuleId },
     /// It gets another.
-    Reopen { key: Key },
+    Reopen { key: Key, rule: RuleId, tries: u8 },
 }
 
 /// External ends that may turn out to be nobody's before it is given up.
@@ -123,8 +123,8 @@ impl Server {
                 self.nat_pmp_address(now, &job, seen.paired);
             }
             (Step::Address { job }, _) => self.nat_pmp_address(now, &job, None),
-            (Step::Leave { key, rule }, _) => self.reopen(now, key, rule),
-            (Step::Reopen { key }, Answer::Opened { rule, external, size }) => {
+            (Step::Leave { key, rule }, _) => self.reopen(now, key, rule, 0),
+            (Step::Reopen { key, .. }, Answer::Opened { rule, external, size }) => {
                 if let Some(mapping) = self.table.get_mut(&key) {
                     mapping.busy = false;
                     mapping.size = size;
@@ -132,9 +132,8 @@ impl Server {
                     self.update(now, &key, ResultCode::Success);
                 }
             }
-            (Step::Reopen { key }, _) => {
-                self.update(now, &key, ResultCode::NoResources);
-                self.table.remove(&key);
+            (Step::Reopen { key, rule, tries }, answer) => {
+                self.reopen_refused(now, key, rule, tries, refusal(&answer));
             }
         }
     }
@@ -277,15 +276,6 @@ impl Server {
         }
     }
 
-    /// Somebody else took a mapping away. One that an order is under way for waits for its answer.
-    pub fn ended(&mut self, rule: RuleId) {
-        let Some(key) = self.table.key_of(rule) else { return };
-        if self.table.get(&key).is_some_and(|mapping| !mapping.busy) {
-            self.cease_updates(&key);
-            self.table.remove(&key);
-        }
-    }
-
     /// Takes a mapping out of the table, unless another took its place meanwhile.
     fn forget(&mut self, key: &Key, rule: RuleId) {
         let same = self.table.get(key).and_then(|mapping| mapping.granted);
@@ -307,51 +297,6 @@ impl Server {
         }
     }
 
-    /// External addresses changed: mappings whose own is not one any more get another, and their clients hear of
-    /// it (RFC 6887 section 14.2). Whether any did.
-    pub fn renumber(&mut self, now: Time, still: impl Fn(IpAddr) -> bool) -> bool {
-        let moved = self.table.translated_away(still);
-        for (key, rule) in &moved {
-            if let Some(mapping) = self.table.get_mut(key) {
-                mapping.busy = true;
-            }
-            // The old end first: an inside end has one at a time.
-            self.order(Step::Leave { key: *key, rule: *rule }, Order::Close { rule: *rule });
-        }
-        if !moved.is_empty() {
-            self.reset_epoch(now);
-        }
-        !moved.is_empty()
-    }
-
-    fn reopen(&mut self, now: Time, key: Key, rule: RuleId) {
-        let same = self.table.get_mut(&key).filter(|mapping| mapping.granted.is_some_and(|(old, _)| old == rule));
-        let Some(mapping) = same else { return };
-        if mapping.prefer_failure {
-            self.update(now, &key, ResultCode::CannotProvideExternal);
-            self.table.remove(&key);
-            return;
-        }
-        mapping.busy = true;
-        let wanted = Wanted {
-            asker: mapping.asker,
-            nat_pmp: mapping.dialect == Dialect::NatPmp,
-            kind: key.kind,
-            host: key.host,
-            protocol: key.protocol,
-            port: key.port,
-            size: mapping.size,
-            address: None,
-            external_port: None,
-            strict: false,
-            parity: false,
-            filters: mapping.filters.clone(),
-            lifetime: now.seconds_until(mapping.expires),
-            memo: memo::write(&key, mapping),
-        };
-        self.order(Step::Reopen { key }, Order::Open(wanted));
-    }
-
     /// Takes a rule back into the table after a restart; whether it is one of this server's.
     pub fn keep(&mut self, kept: &Kept) -> bool {
         let Some((mut key, mut mapping)) = memo::read(&kept.memo) else { return false };
@@ -362,7 +307,7 @@ impl Server {
         true
     }
 
-    fn update(&mut self, now: Time, key: &Key, result: ResultCode) {
+    pub(super) fn update(&mut self, now: Time, key: &Key, result: ResultCode) {
         let Some(mapping) = self.table.get(key) else { return };
         let update = Update::of(key, mapping, result);
         self.announce_update(now, *key, update);

@@ -202,7 +202,7 @@ impl Table {
     }
 
     /// Translated mappings whose external address `still` does not know.
-    pub(super) fn translated_away(&self, still: impl Fn(IpAddr) -> bool) -> Vec<(Key, RuleId)> {
+    pub(super) fn translated_away(&self, still: &impl Fn(IpAddr) -> bool) -> Vec<(Key, RuleId)> {
         let granted = self.mappings.iter().filter_map(|(key, mapping)| Some((key, mapping.granted?)));
         let away = granted.filter(|(key, (_, external))| external.ip() != key.host && !still(external.ip()));
         away.map(|(key, (rule, _))| (*key, rule)).collect()

@@ -272,13 +272,13 @@ impl Service {
             Some(Said::Notification(notification)) => match notification.event {
                 Event::Rule { rule, lifetime: Lifetime::NONE } => {
                     if let Some(mapping) = self.rules.ended(rule) {
-                        self.server.ended(mapping);
+                        self.server.ended(self.time(), mapping);
                     }
                 }
                 Event::Group { group, lifetime: Lifetime::NONE } => {
                     let mapping = crate::server::RuleId(u64::from(group.0));
                     self.rules.forget(mapping);
-                    self.server.ended(mapping);
+                    self.server.ended(self.time(), mapping);
                 }
                 Event::SessionEnded(_) => self.watch = None,
                 Event::Rule { .. } | Event::Group { .. } | Event::Expiring { .. } => {}
@@ -286,8 +286,9 @@ impl Service {
             Some(Said::Reply { answer: Ok(Reply::Rules(rules)), .. }) => {
                 let there: HashSet<RuleId> = rules.into_iter().map(|(rule, _)| rule).collect();
                 let gone = std::mem::take(&mut self.known).into_iter().filter(|rule| !there.contains(rule));
+                let now = self.time();
                 for mapping in gone.filter_map(|rule| self.rules.ended(rule)) {
-                    self.server.ended(mapping);
+                    self.server.ended(now, mapping);
                 }
             }
             Some(Said::Reply { .. }) => {}

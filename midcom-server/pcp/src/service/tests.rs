@@ -362,9 +362,8 @@ async fn converse(
 #[test]
 fn a_source_has_to_be_behind_the_interface() {
     let place = Place { interface: 1, address: ip("192.168.0.1") };
-    let prefix = |text: &str, length| {
-        turnpike_abi::Prefix::new(Address::from(ip(text)), length).expect("a prefix")
-    };
+    let prefix =
+        |text: &str, length| turnpike_abi::Prefix::new(Address::from(ip(text)), length).expect("a prefix");
     let mut sockets = super::sockets::Sockets::new(0, mpsc::channel(1).0);
     let hosts = vec![prefix("192.168.0.0", 24), prefix("2001:db8:1::", 64)];
     let speaks = crate::server::Speaks { pcp: true, nat_pmp: false };

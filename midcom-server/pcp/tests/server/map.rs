@@ -404,7 +404,7 @@ fn a_mapping_that_the_operator_took_away_is_forgotten() {
     let mut world = World::new();
     world.mapped(&map(HOST, TCP, 80, 600));
     let (number, _) = world.policy.rules.drain().next().expect("one");
-    world.server.ended(turnpike_pcp::server::RuleId(number));
+    world.server.ended(world.now, turnpike_pcp::server::RuleId(number));
     assert_eq!(world.server.mappings(), 0);
     world.mapped(&map(HOST, TCP, 80, 600).nonce(THEIRS));
 }

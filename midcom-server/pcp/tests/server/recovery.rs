@@ -153,3 +153,55 @@ fn after_a_restart_mappings_and_nonces_are_there() {
     world.server.poll(world.now);
     assert_eq!(world.server.mappings(), 0);
 }
+
+#[test]
+fn e_rec_04_what_the_workers_ended_first_moves_too() {
+    let mut world = World::new();
+    world.mapped(&map(HOST, TCP, 80, 600));
+    world.mapped(&map(HOST, TCP, 81, 600));
+    let numbers: Vec<u64> = world.policy.rules.drain().map(|(number, _)| number).collect();
+    for number in numbers {
+        world.server.ended(world.now, turnpike_pcp::server::RuleId(number));
+    }
+    world.policy.pool = Some(ip("203.0.113.8"));
+    // One of the two asked again meanwhile.
+    world.mapped(&map(HOST, TCP, 81, 600));
+    assert!(world.server.renumber(world.now, |address| address == ip("203.0.113.8")));
+    world.settle();
+    let sent = played(&mut world, 1);
+    let updates: Vec<_> = sent.iter().filter(|(_, reply)| reply.bytes[1] == 0x81).collect();
+    assert_eq!(updates.len(), 3);
+    assert!(updates.iter().all(|(_, reply)| reply.external().ip() == ip("203.0.113.8")));
+    assert_eq!(world.policy.rules.len(), 2);
+    // What ended long ago, or at an address that is there still, does not come back.
+    let numbers: Vec<u64> = world.policy.rules.drain().map(|(number, _)| number).collect();
+    world.server.ended(world.now, turnpike_pcp::server::RuleId(numbers[0]));
+    assert!(!world.server.renumber(world.now, |address| address == ip("203.0.113.8")));
+    world.server.ended(world.now, turnpike_pcp::server::RuleId(numbers[1]));
+    world.pass(6);
+    assert!(!world.server.renumber(world.now, |_| false));
+    assert_eq!(world.server.mappings(), 0);
+}
+
+#[test]
+fn e_rec_04_a_mapping_waits_for_its_old_rule_to_go() {
+    let mut world = World::new();
+    world.mapped(&map(HOST, TCP, 80, 600));
+    world.policy.refuse = Some(Refused::External);
+    world.server.renumber(world.now, |_| false);
+    world.settle();
+    let sent = played(&mut world, 1);
+    assert!(sent.iter().all(|(_, reply)| reply.bytes[1] != 0x81), "not given up");
+    world.policy.refuse = None;
+    world.policy.rules.clear();
+    let sent = played(&mut world, 1);
+    let updates: Vec<_> = sent.iter().filter(|(_, reply)| reply.bytes[1] == 0x81).collect();
+    assert!(!updates.is_empty() && updates.iter().all(|(_, reply)| reply.result() == 0));
+    // Not for ever.
+    world.policy.refuse = Some(Refused::External);
+    world.server.renumber(world.now, |_| false);
+    world.settle();
+    let sent = played(&mut world, 10);
+    assert!(sent.iter().any(|(_, reply)| reply.bytes[1] == 0x81 && reply.result() == 8));
+    assert_eq!(world.server.mappings(), 0);
+}
