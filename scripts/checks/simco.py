@@ -215,8 +215,11 @@ def simco_notifications(lab, _box):
         of = lambda pid: [lifetime for heard_of, lifetime in heard if heard_of == pid]
         expect(of(first) == [30, 20, 0], f"of the rule that was deleted: {of(first)}")
         expect(of(second) == [1, 0], f"of the rule that expired: {of(second)}")
+        # The end of its input ends the session (ST).
         listener.stdin.close()
-        listener.wait(10)
+        listener.stdin = None
+        expect(listener.wait(10) == 0, "the listener's session did not end well")
+        lab.end(listener)
     return "made, shortened, deleted and expired"
 
 
@@ -233,6 +236,7 @@ def simco_agent_removed(lab, _box):
         told = json.loads(session.stdout.readline())
         expect(told.get("notification") == "ast", f"instead of an AST: {told}")
         expect(session.wait(10) == 4, "the connection stays open")
+        session.stdin = None
         said, _ = converse(lab, tls(folder))
         expect(said[0].get("refused") == "0x24", f"let in again: {said}")
         path.write_text(with_agent)
