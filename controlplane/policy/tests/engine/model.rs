@@ -262,8 +262,16 @@ fn check(world: &mut World, told: &mut Told) {
         }
         if *reserve { reservations.push(u64::from(id.0)) } else { pinholes.push(u64::from(id.0)) }
     }
-    assert_eq!(world.workers.pinholes.keys().copied().collect::<Vec<_>>(), pinholes);
-    assert_eq!(world.workers.reservations.keys().copied().collect::<Vec<_>>(), reservations);
+    let open: Vec<u64> = world.workers.pinholes.keys().copied().collect();
+    let held: Vec<u64> = world.workers.reservations.keys().copied().collect();
+    if told.seen.broken == 0 {
+        assert_eq!((open, held), (pinholes, reservations));
+    } else {
+        // Nothing is open that nobody was granted. The other way round is not shown after a loss in the middle of a
+        // command that answers after it: such a rule can stay uninstalled until the next attach.
+        assert!(open.iter().all(|id| pinholes.contains(id)), "{open:?} open, {pinholes:?} granted");
+        assert!(held.iter().all(|id| reservations.contains(id)), "{held:?} held, {reservations:?} granted");
+    }
     // What was leased when a dataplane or the process went away in the middle stays leased: leases are not walked.
     let whole = told.seen.broken == 0;
     for (_, port, _) in world.workers.leases.keys().filter(|_| whole) {
