@@ -301,6 +301,7 @@ impl Engine {
                     return Err(self.elsewhere(&rule));
                 }
                 check_parity(&rule, end)?;
+                self.lease_in_one(&rule, end)?;
                 rule.outside = Some(end);
             } else if let Some(wish) = wish {
                 self.grant_wish(&mut rule, &mut asked, wish)?;
@@ -357,15 +358,10 @@ impl Engine {
     /// The lowest outside port that other rules of the inside end leave for `rule`; `None` if they have none yet.
     fn mapping(&self, rule: &Rule) -> Result<Option<Grant>, Refusal> {
         let (Some(internal), Action::Enable { .. }) = (rule.internal, rule.action) else { return Ok(None) };
-        let last = internal.port.saturating_add(rule.range.saturating_sub(1));
         let mut found: Option<Grant> = None;
-        for (port, id) in self.index.at_inside(internal.address, rule.protocol, (internal.port, last)) {
-            let Some(entry) = self.entries.get(&id).filter(|_| id != rule.id) else { continue };
+        for (port, entry) in self.overlapping(rule.protocol, internal, rule.range, rule.id) {
             let other = &entry.rule;
             let (Some(end), true) = (other.outside, other.pool == rule.pool) else { continue };
-            if u32::from(port) + u32::from(other.range) <= u32::from(internal.port) {
-                continue;
-            }
             let lowest = i32::from(end.port) + i32::from(internal.port) - i32::from(port);
             let lowest =
                 u16::try_from(lowest).ok().filter(|&lowest| !rule.protocol.has_ports() || lowest > 0);
@@ -443,6 +439,20 @@ impl Engine {
             .map(|address| Grant { address, port: 0 })
             .find(|end| self.outside_free(rule, *end).is_ok())
             .ok_or(nothing)
+    }
+
+    /// Ports of another worker are leased together: either other rules of the inside end have leased all of them, or
+    /// none.
+    fn lease_in_one(&self, rule: &Rule, end: Grant) -> Result<(), Refusal> {
+        let Some(internal) = rule.internal.filter(|_| self.lessor(rule, end) != self.worker_of(rule)) else {
+            return Ok(());
+        };
+        let all = (0..rule.range).all(|offset| {
+            let port = Tuple { port: internal.port.saturating_add(offset), ..internal };
+            self.overlapping(rule.protocol, port, 1, rule.id).next().is_some()
+        });
+        all.then_some(())
+            .ok_or(Refusal::NotProvided("the range goes beyond ports leased from another worker"))
     }
 
     /// The ports of a range have to be of one worker.

@@ -14,12 +14,12 @@ use turnpike_abi::{Address, PoolId, Prefix, WorkerId, steering};
 
 impl Engine {
     /// The worker of the inside host; `None` without dataplane or host.
-    fn worker_of(&self, rule: &Rule) -> Option<WorkerId> {
+    pub(crate) fn worker_of(&self, rule: &Rule) -> Option<WorkerId> {
         Some(steering::owner_of_inside(rule.internal?.address.into(), self.workers?))
     }
 
     /// The worker that outside ports belong to.
-    fn lessor(&self, rule: &Rule, end: Grant) -> Option<WorkerId> {
+    pub(crate) fn lessor(&self, rule: &Rule, end: Grant) -> Option<WorkerId> {
         let workers = self.workers?;
         Some(if rule.protocol.has_ports() {
             steering::owner_of_port(end.port, workers)

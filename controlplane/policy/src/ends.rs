@@ -1,6 +1,7 @@
 //! How lifetimes change and rules end: RLC, GLC, expiry, idleness, the workers' word (RFC 5189 2.3.10, 2.3.13, 2.4.2).
 
 use crate::access::{Profile, Rights};
+use crate::changes::{Change, Changed};
 use crate::effect::{AuditEvent, Note};
 use crate::engine::Engine;
 use crate::identity::{Agent, Requester, TransactionId};
@@ -8,13 +9,10 @@ use crate::lists::has_right;
 use crate::refusal::Refusal;
 use crate::rule::{Ended, Event, GroupId, RuleId};
 use crate::sessions::profile_of;
-use crate::steps::{After, Batch, Change, Leaving, Stage};
+use crate::steps::{After, Batch, Leaving, Stage};
 use crate::transaction::{Annotation, Reply};
 use crate::tuple::{Lifetime, Time, Tuple};
 use std::sync::Arc;
-
-/// Rules named in a line of the audit log.
-const NAMED: usize = 64;
 
 impl Engine {
     /// RLC.
@@ -28,8 +26,7 @@ impl Engine {
     ) -> Result<(), Refusal> {
         let access = Arc::clone(&self.access);
         let profile = profile_of(&access, by)?;
-        let right = if lifetime == Lifetime::NONE { Rights::DELETE } else { Rights::MODIFY };
-        has_right(profile, by, right, "rlc")?;
+        may_set(profile, by, lifetime, "rlc")?;
         let owner = self.accessible(profile, by, id)?.owner.clone();
         if lifetime == Lifetime::NONE {
             let event = Event::Rule { rule: id, lifetime };
@@ -52,8 +49,7 @@ impl Engine {
     ) -> Result<(), Refusal> {
         let access = Arc::clone(&self.access);
         let profile = profile_of(&access, by)?;
-        let right = if lifetime == Lifetime::NONE { Rights::DELETE } else { Rights::MODIFY };
-        has_right(profile, by, right, "glc")?;
+        may_set(profile, by, lifetime, "glc")?;
         let owner = self.accessible_group(profile, by, group)?;
         let members: Vec<RuleId> = self.index.members(group).filter(|id| self.rule(*id).is_some()).collect();
         if lifetime == Lifetime::NONE {
@@ -82,10 +78,9 @@ impl Engine {
             return Err(Refusal::Annotation(Annotation::LONGEST));
         }
         let rule = self.accessible(profile, by, id)?;
-        let (owner, lifetime, expires) =
-            (rule.owner.clone(), Lifetime::left(rule.expires, now), rule.expires);
+        let (owner, lifetime) = (rule.owner.clone(), Lifetime::left(rule.expires, now));
         let Some(entry) = self.entries.get_mut(&id) else { return Err(Refusal::NoSuchRule(id)) };
-        entry.granted_rule_mut().annotation = annotation;
+        let before = std::mem::replace(&mut entry.granted_rule_mut().annotation, annotation.clone());
         let notes = entry.change_noted().into_iter().collect();
         let change = Change {
             transaction,
@@ -94,7 +89,7 @@ impl Engine {
             owner,
             lifetime,
             event: None,
-            rules: vec![(id, expires, expires)],
+            rules: vec![(id, Changed::Words { before, after: annotation })],
         };
         self.note(notes, After::Change(Box::new(change)));
         Ok(())
@@ -127,7 +122,7 @@ impl Engine {
         for id in ids {
             let Some(entry) = self.entries.get_mut(&id) else { continue };
             let rule = entry.granted_rule_mut();
-            rules.push((id, rule.expires, expires));
+            rules.push((id, Changed::Expires { before: rule.expires, after: expires }));
             rule.expires = expires;
             notes.extend(entry.change_noted());
             self.schedule(id);
@@ -137,26 +132,10 @@ impl Engine {
         if profile.durable {
             self.note(notes, After::Change(Box::new(change)));
         } else {
-            self.note(notes, After::Nothing);
+            self.note(notes, After::Told(change.rules.iter().map(|rule| rule.0).collect()));
             self.changed(change, now);
         }
         Ok(())
-    }
-
-    /// Lifetimes are changed in the journal: answered, and the others hear of it.
-    pub(crate) fn changed(&mut self, change: Change, now: Time) {
-        self.reply(change.transaction, Ok(Reply::Lifetime(change.lifetime)));
-        if let Some(event) = change.event {
-            self.notify(&change.owner, change.by.session, event);
-            let event = AuditEvent::Changed {
-                by: change.by.agent,
-                transaction: change.name,
-                rules: change.rules.iter().map(|rule| rule.0).take(NAMED).collect(),
-                owner: change.owner,
-                lifetime: change.lifetime,
-            };
-            self.audit(now, event);
-        }
     }
 
     fn delete(
@@ -201,7 +180,7 @@ impl Engine {
         entry.rule.locked = Some(remote);
         if entry.visible() && !entry.upgrading() {
             let rule = Box::new(entry.rule.clone());
-            self.note(vec![Note::Write(rule.clone())], After::Nothing);
+            self.note(vec![Note::Write(rule.clone())], After::Told(vec![id]));
             self.audit(now, AuditEvent::Locked { rule });
         }
     }
@@ -320,4 +299,10 @@ impl Engine {
             self.notify(&batch.owner, batch.session, batch.event);
         }
     }
+}
+
+/// A lifetime of 0 deletes (RFC 5189 2.3.10).
+fn may_set(profile: &Profile, by: &Requester, lifetime: Lifetime, name: &'static str) -> Result<(), Refusal> {
+    let right = if lifetime == Lifetime::NONE { Rights::DELETE } else { Rights::MODIFY };
+    has_right(profile, by, right, name)
 }

@@ -10,8 +10,9 @@ use crate::sessions::Sessions;
 use crate::steps::{After, Batch, Entry, Stage};
 use crate::transaction::{Reply, Request};
 use crate::tuple::{Lifetime, Time, Tuple};
+use crate::turns::Turns;
 use hashbrown::{HashMap, HashSet};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// Identities noted ahead, so that one that was given out is not given out again after a crash.
@@ -35,7 +36,12 @@ pub struct Engine {
     pub(crate) permits: HashMap<[u8; 16], (u32, Time)>,
     /// Requests under way.
     pub(crate) under_way: usize,
+    /// Requests that wait for others.
+    pub(crate) turns: Turns,
     pub(crate) effects: VecDeque<Effect>,
+    /// Rules of which the journal was told in vain, and when to tell it again.
+    pub(crate) untold: BTreeSet<RuleId>,
+    pub(crate) tell_again: Option<Time>,
     names: HashSet<crate::Name>,
     next_rule: u32,
     next_group: u32,
@@ -61,7 +67,10 @@ impl Engine {
             batches: HashMap::new(),
             permits: HashMap::new(),
             under_way: 0,
+            turns: Turns::default(),
             effects: VecDeque::new(),
+            untold: BTreeSet::new(),
+            tell_again: None,
             names: HashSet::new(),
             next_rule: rules.0.max(1),
             next_group: groups.0.max(1),
@@ -119,6 +128,11 @@ impl Engine {
     pub fn submit(&mut self, transaction: TransactionId, by: &Requester, request: Request, now: Time) {
         let name = request.name();
         let about = About::of(&request);
+        let request = match self.wait_for_turn(transaction, by, request) {
+            Ok(Some(request)) => request,
+            Ok(None) => return,
+            Err(why) => return self.refuse(transaction, by, name, about, why, now),
+        };
         let done = match request {
             Request::Reserve(reserve) => self.reserve(transaction, by, *reserve, now).map(|()| None),
             Request::Enable(enable) => self.enable(transaction, by, *enable, now).map(|()| None),
@@ -153,6 +167,7 @@ impl Engine {
                 _ => break,
             }
         }
+        self.tell_journal_again(now);
         if self.permits.len() > 65_536 {
             self.permits.retain(|_, (_, expires)| *expires > now);
         }
@@ -161,7 +176,7 @@ impl Engine {
     /// When [`Engine::advance`] has something to do next.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
-        self.index.first_due().map(|(time, _)| time)
+        self.index.first_due().map(|(time, _)| time).into_iter().chain(self.tell_again).min()
     }
 
     /// What is to be done, first things first. To be drained after every call.
@@ -330,8 +345,13 @@ impl Engine {
         if used(self.next_rule, self.noted.0) || used(self.next_group, self.noted.1) {
             self.noted = (self.next_rule.wrapping_add(AHEAD), self.next_group.wrapping_add(AHEAD));
             let ids = Note::Ids { rules: RuleId(self.noted.0), groups: GroupId(self.noted.1) };
-            self.note(vec![ids], After::Nothing);
+            self.note(vec![ids], After::Ids);
         }
+    }
+
+    /// The journal has not taken the identities that were noted ahead.
+    pub(crate) fn forget_noted_ids(&mut self) {
+        self.noted = (self.next_rule, self.next_group);
     }
 
     pub(crate) fn handle(&mut self) -> u64 {

@@ -49,6 +49,7 @@
 
 mod access;
 mod admit;
+mod changes;
 mod command;
 mod effect;
 mod ends;
@@ -64,6 +65,7 @@ mod sessions;
 mod steps;
 mod transaction;
 mod tuple;
+mod turns;
 
 pub use access::{Access, FrontAccess, Limits, Profile, Rights, Scope};
 pub use effect::{About, Audit, AuditEvent, Command, Effect, Note, Ticket, Token};

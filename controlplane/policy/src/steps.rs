@@ -1,5 +1,6 @@
 //! How a rule gets from one stage to the next.
 
+use crate::changes::Change;
 use crate::effect::{About, AuditEvent, Command, Effect, Note, Ticket, Token};
 use crate::engine::Engine;
 use crate::identity::{Agent, Requester, SessionId, TransactionId};
@@ -12,8 +13,8 @@ use turnpike_abi::WorkerId;
 use turnpike_abi::command::PortLease;
 use turnpike_abi::event::{Ack, AckResult};
 
-/// Milliseconds until a suspended rule is tried again.
-const RETRY: u64 = 5_000;
+/// Milliseconds until a suspended rule, or the journal, is tried again.
+pub(crate) const RETRY: u64 = 5_000;
 /// Other ports asked for when a worker gave one that belongs to a rule which is not installed yet.
 const TRIES: u8 = 8;
 
@@ -180,13 +181,22 @@ impl Entry {
 
     pub(crate) fn state(&self) -> State {
         match self.stage {
-            _ if self.leaving.is_some() => State::Closing,
-            Stage::Ending { .. } | Stage::Withdrawing(_) => State::Closing,
+            _ if self.leaving.is_some() || self.going() => State::Closing,
             Stage::Active => State::Active,
             _ if self.upgrading() => State::Active,
             Stage::Suspended(..) => State::Suspended,
             _ => State::Pending,
         }
+    }
+
+    /// Whether the workers were told to be rid of it.
+    pub(crate) fn going(&self) -> bool {
+        matches!(self.stage, Stage::Ending { .. } | Stage::Withdrawing(_))
+    }
+
+    /// Whether it is not known yet if it stays.
+    pub(crate) fn unsettled(&self) -> bool {
+        self.asked.is_some() || self.leaving.is_some() || self.going()
     }
 
     pub(crate) fn settled(&self) -> bool {
@@ -227,22 +237,10 @@ pub(crate) enum After {
     Change(Box<Change>),
     /// The rule is forgotten.
     Forget(RuleId),
-    /// Nothing.
-    Nothing,
-}
-
-/// A change of lifetimes, or of words, on its way to the journal.
-#[derive(Clone, Debug)]
-pub(crate) struct Change {
-    pub(crate) transaction: TransactionId,
-    pub(crate) name: &'static str,
-    pub(crate) by: Requester,
-    pub(crate) owner: Agent,
-    pub(crate) lifetime: Lifetime,
-    /// What others hear; nothing of words.
-    pub(crate) event: Option<Event>,
-    /// Rules with their ends before and now.
-    pub(crate) rules: Vec<(RuleId, Option<Time>, Option<Time>)>,
+    /// Nothing: nobody waits for what the journal is told of these rules. Told again, should it fail.
+    Told(Vec<RuleId>),
+    /// Nothing: identities were noted ahead. Again before the next one, should it fail.
+    Ids,
 }
 
 /// Rules that end together, and who waits for it.
@@ -274,7 +272,8 @@ impl Engine {
     pub fn detached(&mut self, now: Time) {
         self.workers = None;
         self.tokens.clear();
-        for id in self.in_order(|entry| entry.stage != Stage::Waiting) {
+        let under_way = self.in_order(|entry| entry.stage != Stage::Waiting);
+        for &id in &under_way {
             let Some(entry) = self.entries.get_mut(&id) else { continue };
             entry.leased = false;
             entry.at = None;
@@ -306,15 +305,24 @@ impl Engine {
                 Stage::Waiting => {}
             }
         }
+        for id in under_way {
+            self.next_turn(id, now);
+        }
     }
 
     /// The journal holds the note of `ticket`.
     pub fn durable(&mut self, ticket: Ticket, now: Time) {
         match self.tickets.remove(&ticket) {
-            Some(After::Grant(id)) => self.confirmed(id, now),
+            Some(After::Grant(id)) => {
+                self.confirmed(id, now);
+                self.next_turn(id, now);
+            }
             Some(After::Change(change)) => self.changed(*change, now),
-            Some(After::Forget(id)) => self.forgotten(id, now),
-            Some(After::Nothing) | None => {}
+            Some(After::Forget(id)) => {
+                self.forgotten(id, now);
+                self.next_turn(id, now);
+            }
+            Some(After::Told(_) | After::Ids) | None => {}
         }
     }
 
@@ -326,34 +334,21 @@ impl Engine {
                     self.entries.get(&id).is_some_and(|entry| entry.stage == Stage::Confirming(ticket));
                 if confirming {
                     self.fail(id, Refusal::Journal, true, now);
+                    self.next_turn(id, now);
                 }
             }
-            Some(After::Change(change)) => {
-                for &(id, before, now_is) in &change.rules {
-                    if let Some(entry) = self.entries.get_mut(&id)
-                        && entry.granted_rule().expires == now_is
-                    {
-                        entry.granted_rule_mut().expires = before;
-                        self.schedule(id);
-                    }
-                }
-                self.refuse(
-                    change.transaction,
-                    &change.by,
-                    change.name,
-                    About { rule: change.rules.first().map(|rule| rule.0), ..About::default() },
-                    Refusal::Journal,
-                    now,
-                );
-            }
+            Some(After::Change(change)) => self.not_changed(ticket, *change, now),
             // Better gone now and back after a crash than here against its owner's word.
             Some(After::Forget(id)) => {
                 if let Some(batch) = self.batch_of(id) {
                     batch.failed = true;
                 }
                 self.forgotten(id, now);
+                self.next_turn(id, now);
             }
-            Some(After::Nothing) | None => {}
+            Some(After::Told(rules)) => self.not_told(rules, now),
+            Some(After::Ids) => self.forget_noted_ids(),
+            None => {}
         }
     }
 
@@ -398,6 +393,7 @@ impl Engine {
             Stage::Withdrawing(waits) if *waits == token => self.withdrawn(id, now),
             _ => {}
         }
+        self.next_turn(id, now);
     }
 
     /// Installs a rule that was granted.
@@ -502,7 +498,7 @@ impl Engine {
             let ticket = self.note(vec![note], After::Grant(id));
             self.set(id, Stage::Confirming(ticket));
         } else {
-            self.note(vec![note], After::Nothing);
+            self.note(vec![note], After::Told(vec![id]));
             self.confirmed(id, now);
         }
     }
@@ -556,7 +552,7 @@ impl Engine {
     /// The configuration changed: what is installed is installed again by its new pools.
     pub(crate) fn reinstall(&mut self, now: Time) {
         for entry in self.entries.values_mut() {
-            if !entry.settled() && !matches!(entry.stage, Stage::Ending { .. } | Stage::Withdrawing(_)) {
+            if !entry.settled() && !entry.going() {
                 entry.stale = true;
             }
         }
@@ -582,9 +578,8 @@ impl Engine {
         let held = self.removal(id, Ending::Cut);
         self.fail_request(id, why, now);
         if upgrade {
-            if let Some(entry) = self.entries.get(&id).filter(|_| there) {
-                let note = Note::Write(Box::new(entry.rule.clone()));
-                self.note(vec![note], After::Nothing);
+            if there {
+                self.tell_journal(vec![id]);
             }
             // PER refused: the reservation stands as it was (RFC 5189 2.3.9).
             return self.restore_reservation(id, there.then_some(held).flatten(), leased, now);
@@ -617,7 +612,8 @@ impl Engine {
         }
     }
 
-    /// What a refused PER took of its reservation is put back.
+    /// What a refused PER took of its reservation is put back. Where it took nothing the worker answers with what it
+    /// has; where the reservation was not in place yet it gets there now.
     fn restore_reservation(
         &mut self,
         id: RuleId,
@@ -628,7 +624,6 @@ impl Engine {
         if let Some((worker, command)) = held {
             self.tell(id, worker, command);
         }
-        let used_up = held.is_some() || leased.is_some();
         if let Some((worker, lease)) = leased {
             self.tell(id, worker, Command::Release(PortLease { reservation: 0, ..lease }));
         }
@@ -636,7 +631,7 @@ impl Engine {
             entry.leased = false;
         }
         match self.installation(id, false) {
-            Ok(Some((worker, command))) if used_up => {
+            Ok(Some((worker, command))) => {
                 let token = self.tell(id, worker, command);
                 self.set(id, Stage::Restoring(token));
             }
