@@ -169,12 +169,14 @@ fn turnpike(lab: &Lab, plan: &Plan, devices: &[String; 2]) -> Result<Vec<Process
 }
 
 fn configuration(lab: &Lab, plan: &Plan, [inside, outside]: &[String; 2]) -> String {
-    let directory = lab.directory().display();
+    let (directory, flows) = (lab.directory().display(), lab.flows());
+    let flows = flows.display();
     let capacity = plan.capacity();
     let core = plan.box_core;
     let mut text = format!(
         "[dataplane]\ncores = [{core}]\npoll = \"busy\"\nmemory = \"{BOX_MIB}M\"\nbuffers = 32768\n\
          flows = {capacity}\nbindings = {capacity}\nsocket = \"{directory}/dataplane.sock\"\ncontrol_user = \"root\"\n\
+         state = \"{flows}\"\n\
          [control]\nsocket = \"{directory}/control.sock\"\nmetrics = \"\"\nstate = \"{directory}/state\"\n"
     );
     let ports = [

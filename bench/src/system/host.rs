@@ -1,4 +1,4 @@
-//! Where the processes run: network namespaces, a directory in /run, hugepages.
+//! Where the processes run: network namespaces, a directory in /run, hugepages and a file system of them.
 
 use std::cell::Cell;
 use std::fs::{self, File};
@@ -50,12 +50,21 @@ impl Lab {
             lab.run(host, &["ip", "link", "set", "lo", "up"])?;
         }
         lab.reserve(hugepages)?;
+        let flows = lab.flows();
+        fs::create_dir_all(&flows).map_err(|error| format!("{}: {error}", flows.display()))?;
+        let flows = flows.to_string_lossy();
+        command(&["mount", "-n", "-t", "hugetlbfs", "-o", "mode=0700,pagesize=2M", &lab.name, &flows])?;
         Ok(lab)
     }
 
     /// Where sockets, configuration and logs are.
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Where the state files are: on 2 MB pages, whatever the machine has mounted.
+    pub fn flows(&self) -> PathBuf {
+        self.directory.join("flows")
     }
 
     /// Name of a host's network namespace.
@@ -161,6 +170,11 @@ impl Lab {
                 // What cannot be removed shows when it is made again.
                 let _ = command(&["ip", "netns", "delete", &namespace]);
             }
+        }
+        let flows = self.flows();
+        let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+        if mounts.lines().any(|line| line.split(' ').nth(1).map(Path::new) == Some(flows.as_path())) {
+            let _ = command(&["umount", "-n", "-l", &flows.to_string_lossy()]);
         }
     }
 }
