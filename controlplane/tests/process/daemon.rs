@@ -1,6 +1,6 @@
 //! Attachment, pinholes, walks, reloads, start and end.
 
-use crate::support::{RULES, SOON, Site, is_there, until};
+use crate::support::{RULES, SOON, Site, is_there, pinhole, until};
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
@@ -16,16 +16,7 @@ use turnpike_api::{
 };
 
 fn add(inside: &str) -> PinholeAdd {
-    PinholeAdd {
-        protocol: PinholeProtocol::Tcp,
-        inside: inside.parse().unwrap(),
-        external: None,
-        remote: None,
-        remote_ports: None,
-        lifetime_seconds: None,
-        pool: None,
-        note: None,
-    }
+    pinhole(PinholeProtocol::Tcp, inside)
 }
 
 fn refusal(error: ClientError) -> ErrorCode {

@@ -1,6 +1,6 @@
 //! Rules over kills and lost journals: what was answered is there, what is there was asked for.
 
-use crate::support::{Site, until};
+use crate::support::{Site, pinhole, until};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,22 +8,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use turnpike_abi::event::Ack;
 use turnpike_api::{
-    AgentData, Client, ClientError, Endpoint, ErrorCode, GroupData, GroupsRequest, PinholeAdd, PinholeData,
+    AgentData, Client, ClientError, Endpoint, ErrorCode, GroupData, GroupsRequest, PinholeData,
     PinholeProtocol, PinholeRemove, PinholeState, Request, RuleData, RuleDelete, RuleFilter, RulesRequest,
     SessionData,
 };
 
 fn add(inside: &str) -> Request {
-    Request::PinholeAdd(PinholeAdd {
-        protocol: PinholeProtocol::Udp,
-        inside: inside.parse().unwrap(),
-        external: None,
-        remote: None,
-        remote_ports: None,
-        lifetime_seconds: None,
-        pool: None,
-        note: None,
-    })
+    Request::PinholeAdd(pinhole(PinholeProtocol::Udp, inside))
 }
 
 fn rules(site: &Site) -> Vec<RuleData> {

@@ -1,5 +1,7 @@
 //! One EAL a process, so one test a binary: `net_null`, which makes packets from nothing and swallows all.
 
+mod eal;
+
 use turnpike_abi::rss::Facing;
 use turnpike_abi::stats::Steering;
 use turnpike_dpdk::{BURST, Eal, Error, HEADROOM, Mbuf, Mempool, Port, PortConfig};
@@ -7,18 +9,7 @@ use turnpike_engine::{Buffer, BufferSource};
 
 #[test]
 fn null_ports() {
-    let eal = Eal::init(&[
-        "--no-huge",
-        "-m",
-        "128",
-        "--no-pci",
-        "--no-shconf",
-        "--no-telemetry",
-        "-l",
-        "0",
-        "--log-level=warning",
-    ])
-    .expect("EAL starts without hugepages");
+    let eal = eal::start();
     assert_eq!(Eal::init::<&str>(&[]).err(), Some(Error::AlreadyInitialised));
     assert!(eal.version().starts_with("DPDK "), "{}", eal.version());
     assert!(eal.tsc_hz() > 1_000_000);

@@ -1,22 +1,13 @@
 //! `net_ring` brings back what was sent, and takes only so much: order, content, what the device left.
 
-use turnpike_dpdk::{BURST, Eal, Mempool, Port, PortConfig};
+mod eal;
+
+use turnpike_dpdk::{BURST, Mempool, Port, PortConfig};
 use turnpike_engine::{Buffer, BufferSource};
 
 #[test]
 fn a_ring_brings_back_what_was_sent() {
-    let eal = Eal::init(&[
-        "--no-huge",
-        "-m",
-        "128",
-        "--no-pci",
-        "--no-shconf",
-        "--no-telemetry",
-        "-l",
-        "0",
-        "--log-level=warning",
-    ])
-    .expect("EAL starts without hugepages");
+    let eal = eal::start();
     let pool = Mempool::new(&eal, "packets", 4095, 64, 2048).expect("a pool");
     let port = Port::configure(&eal, "net_ring0", &PortConfig::default(), &pool).expect("a ring port");
     let (handle, mut rx, mut tx) = port.start().expect("it starts");

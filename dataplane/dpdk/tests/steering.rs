@@ -1,6 +1,8 @@
 //! Both directions of a session reach the worker that owns the subscriber: with the key and the table that a
 //! device of DPDK has taken (`net_null`, read back), and with DPDK's own Toeplitz (`rte_softrss`).
 
+mod eal;
+
 use turnpike_abi::rss::{Facing, KEY_LENGTH, Rss, flow_key_v6};
 use turnpike_abi::stats::Steering;
 use turnpike_abi::{Address, WorkerId, steering};
@@ -83,18 +85,7 @@ fn queue(state: &RssState, tuple: &[u8]) -> WorkerId {
 
 #[test]
 fn every_unfragmented_return_packet_reaches_the_owner() {
-    let eal = Eal::init(&[
-        "--no-huge",
-        "-m",
-        "128",
-        "--no-pci",
-        "--no-shconf",
-        "--no-telemetry",
-        "-l",
-        "0",
-        "--log-level=warning",
-    ])
-    .expect("EAL starts without hugepages");
+    let eal = eal::start();
     let pool = Mempool::new(&eal, "packets", 2048, 64, 2048).expect("a pool");
     let mut random = Random(0x5eed_0003);
     for workers in WORKERS {

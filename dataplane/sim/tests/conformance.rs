@@ -1,7 +1,6 @@
 //! The conformance sheet says what the tests show: every row is there, and every test it names exists.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use turnpike_conformance::Sheet;
 
 /// The requirement rows, by their stable ids.
 const ROWS: &[&str] = &[
@@ -231,97 +230,26 @@ const ROWS: &[&str] = &[
     "PMT-4",
 ];
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
-
-struct Row {
-    id: String,
-    status: String,
-    /// File and function of each test it names.
-    tests: Vec<(String, String)>,
-    remark: String,
-}
-
-fn sheet() -> Vec<Row> {
-    let text = std::fs::read_to_string(root().join("dataplane/engine/conformance.md")).expect("the sheet");
-    let rows = text.lines().filter_map(|line| {
-        let mut cells = line.strip_prefix("| ")?.strip_suffix(" |")?.splitn(3, " | ");
-        let (id, status, remark) = (cells.next()?, cells.next()?, cells.next()?);
-        if id == "row" {
-            return None;
-        }
-        let named = remark.split('`').skip(1).step_by(2);
-        let tests = named.map(|name| {
-            let (file, test) = name.split_once("::").unwrap_or_else(|| panic!("{id}: `{name}` is no test"));
-            (file.to_owned(), test.to_owned())
-        });
-        Some(Row {
-            id: id.to_owned(),
-            status: status.to_owned(),
-            tests: tests.collect(),
-            remark: remark.to_owned(),
-        })
-    });
-    rows.collect()
+fn sheet() -> Sheet {
+    Sheet::read("dataplane/engine/conformance.md", "")
 }
 
 #[test]
 fn every_row_stands_once_in_the_sheet() {
-    let found: Vec<String> = sheet().into_iter().map(|row| row.id).collect();
-    let unique: BTreeSet<&str> = found.iter().map(String::as_str).collect();
-    assert_eq!(unique.len(), found.len(), "a row stands twice");
-    let wanted: BTreeSet<&str> = ROWS.iter().copied().collect();
-    let missing: Vec<_> = wanted.difference(&unique).collect();
-    let unknown: Vec<_> = unique.difference(&wanted).collect();
-    assert!(missing.is_empty() && unknown.is_empty(), "missing {missing:?}, unknown {unknown:?}");
+    sheet().has_exactly(&ROWS.iter().map(|&id| id.to_owned()).collect());
 }
 
 #[test]
 fn every_test_that_the_sheet_names_exists() {
-    let mut sources = BTreeMap::new();
-    for row in sheet() {
-        for (file, test) in &row.tests {
-            let source = sources.entry(file.clone()).or_insert_with(|| {
-                std::fs::read_to_string(root().join(file))
-                    .unwrap_or_else(|error| panic!("{}: {file}: {error}", row.id))
-            });
-            // With its attribute, in a module or in a property test's macro.
-            let name = format!("fn {test}(");
-            let at = source.find(&name).unwrap_or_else(|| panic!("{}: no {test} in {file}", row.id));
-            let before: Vec<&str> = source[..at].trim_end().lines().rev().take(3).collect();
-            assert!(before.iter().any(|line| line.trim() == "#[test]"), "{}: {test} is not a test", row.id);
-        }
-    }
+    sheet().names_tests_that_exist();
 }
 
 #[test]
 fn a_row_is_met_by_a_test_and_what_is_not_says_why() {
-    for row in sheet() {
-        match row.status.as_str() {
-            "met" => assert!(!row.tests.is_empty(), "{} is met by no test", row.id),
-            "partly" => {
-                let said = row.remark.rsplit('`').next().unwrap_or_default().len() > 4;
-                assert!(!row.tests.is_empty() && said, "{}: what is shown, and what is not?", row.id);
-            }
-            "not" => assert!(row.tests.is_empty() && !row.remark.is_empty(), "{}: why not?", row.id),
-            other => panic!("{}: {other} is no status", row.id),
-        }
-    }
+    sheet().bears_out_each_status();
 }
 
-/// The counts of the first paragraph are those of the sheet.
 #[test]
 fn the_sheet_counts_its_rows() {
-    let rows = sheet();
-    let count = |status: &str| rows.iter().filter(|row| row.status == status).count();
-    let expected = format!(
-        "Of {} rows {} are met, {} partly, {} not.",
-        rows.len(),
-        count("met"),
-        count("partly"),
-        count("not")
-    );
-    let text = std::fs::read_to_string(root().join("dataplane/engine/conformance.md")).expect("the sheet");
-    assert!(text.contains(&expected), "it should say: {expected}");
+    sheet().counts_its_rows();
 }

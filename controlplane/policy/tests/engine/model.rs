@@ -294,19 +294,25 @@ fn check(world: &mut World, told: &mut Told) {
     }
 }
 
+/// A slow world in which everything happens, and is right in the end.
+fn play(ops: &[Op], workers: u8) -> Seen {
+    let mut world = World::with(access(), workers);
+    world.slow_disk = Some(VecDeque::new());
+    world.slow_workers = Some(VecDeque::new());
+    let mut told = Told::default();
+    for op in ops {
+        step(&mut world, &mut told, op);
+    }
+    check(&mut world, &mut told);
+    told.seen
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
 
     #[test]
     fn promises_are_kept(ops in proptest::collection::vec(op(), 1..120), workers in 1u8..4) {
-        let mut world = World::with(access(), workers);
-        world.slow_disk = Some(VecDeque::new());
-        world.slow_workers = Some(VecDeque::new());
-        let mut told = Told::default();
-        for op in &ops {
-            step(&mut world, &mut told, op);
-        }
-        check(&mut world, &mut told);
+        play(&ops, workers);
     }
 }
 
@@ -319,20 +325,13 @@ fn the_interesting_cases_happen() {
     let mut seen = Seen::default();
     for _ in 0..60 {
         let ops = proptest::collection::vec(op(), 80..160).new_tree(&mut runner).unwrap().current();
-        let mut world = World::with(access(), 2);
-        world.slow_disk = Some(VecDeque::new());
-        world.slow_workers = Some(VecDeque::new());
-        let mut told = Told::default();
-        for op in &ops {
-            step(&mut world, &mut told, op);
-        }
-        check(&mut world, &mut told);
-        seen.granted += told.seen.granted;
-        seen.upgraded += told.seen.upgraded;
-        seen.refused += told.seen.refused;
-        seen.leased += told.seen.leased;
-        seen.shared += told.seen.shared;
-        seen.restarted += told.seen.restarted;
+        let played = play(&ops, 2);
+        seen.granted += played.granted;
+        seen.upgraded += played.upgraded;
+        seen.refused += played.refused;
+        seen.leased += played.leased;
+        seen.shared += played.shared;
+        seen.restarted += played.restarted;
     }
     for (what, count) in [
         ("granted", seen.granted),

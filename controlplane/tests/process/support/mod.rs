@@ -8,7 +8,9 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
-use turnpike_api::{Client, ClientError, Envelope, Payload, PinholeData, Request, StatusData};
+use turnpike_api::{
+    Client, ClientError, Envelope, Payload, PinholeAdd, PinholeData, PinholeProtocol, Request, StatusData,
+};
 
 /// For anything that should happen at once.
 pub const SOON: Duration = Duration::from_secs(10);
@@ -22,6 +24,20 @@ pub fn until<T>(description: &str, mut what: impl FnMut() -> Option<T>) -> T {
         }
         assert!(Instant::now() < deadline, "never: {description}");
         std::thread::park_timeout(Duration::from_millis(2));
+    }
+}
+
+/// A pinhole for everybody, for good, wherever the box puts it.
+pub fn pinhole(protocol: PinholeProtocol, inside: &str) -> PinholeAdd {
+    PinholeAdd {
+        protocol,
+        inside: inside.parse().unwrap(),
+        external: None,
+        remote: None,
+        remote_ports: None,
+        lifetime_seconds: None,
+        pool: None,
+        note: None,
     }
 }
 

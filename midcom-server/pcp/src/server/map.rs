@@ -181,20 +181,10 @@ impl Server {
             return self.counts.drop(Drop::Rate);
         }
         let mut wanted = Wanted {
-            asker: job.asker,
-            nat_pmp: false,
-            kind: key.kind,
-            host: key.host,
-            protocol: key.protocol,
-            port: key.port,
             size: size.min(self.settings.port_set.max(1)),
-            address: None,
-            external_port: None,
-            strict: false,
             parity: options.port_set.is_some_and(|set| set.parity),
             filters,
-            lifetime: self.settings.granted(request.lifetime),
-            memo: Vec::new(),
+            ..Wanted::new(job.asker, &key, self.settings.granted(request.lifetime))
         };
         let mut insists = prefer_failure;
         if self.suggest(&mut wanted, map.suggested, &mut insists).is_err() {

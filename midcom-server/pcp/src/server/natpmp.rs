@@ -95,22 +95,8 @@ impl Server {
                 let look = Order::Look { asker: job.asker, host, protocol, port };
                 return self.order(Step::Absent { job }, look);
             }
-            let mut wanted = Wanted {
-                asker: job.asker,
-                nat_pmp: true,
-                kind: Kind::Inbound,
-                host,
-                protocol,
-                port,
-                size: 1,
-                address: None,
-                external_port: None,
-                strict: false,
-                parity: false,
-                filters: Vec::new(),
-                lifetime: lifetime.min(self.settings.lifetime.1),
-                memo: Vec::new(),
-            };
+            let lifetime = lifetime.min(self.settings.lifetime.1);
+            let mut wanted = Wanted { nat_pmp: true, ..Wanted::new(job.asker, &key, lifetime) };
             let suggested = SocketAddr::from((Ipv4Addr::UNSPECIFIED, suggested));
             // Nothing is insisted on, so nothing is refused.
             let _ = self.suggest(&mut wanted, suggested, &mut false);

@@ -1,6 +1,7 @@
 //! What the server wants of the policy engine, and what that says.
 
 use super::Asker;
+use super::table::Key;
 use crate::wire::Filter;
 use std::net::{IpAddr, SocketAddr};
 
@@ -52,6 +53,28 @@ pub struct Wanted {
     pub lifetime: u32,
     /// To be kept with the rule for [`Kept`].
     pub memo: Vec<u8>,
+}
+
+impl Wanted {
+    /// One port, to everybody and from any external end, for `lifetime` seconds.
+    pub(super) const fn new(asker: Asker, key: &Key, lifetime: u32) -> Self {
+        Self {
+            asker,
+            nat_pmp: false,
+            kind: key.kind,
+            host: key.host,
+            protocol: key.protocol,
+            port: key.port,
+            size: 1,
+            address: None,
+            external_port: None,
+            strict: false,
+            parity: false,
+            filters: Vec::new(),
+            lifetime,
+            memo: Vec::new(),
+        }
+    }
 }
 
 /// Something for the policy engine to do.

@@ -53,22 +53,7 @@ impl Server {
         }
         let Asked::Pcp { request, .. } = &job.asked else { return };
         let Body::Peer(peer) = request.body else { return };
-        let mut wanted = Wanted {
-            asker: job.asker,
-            nat_pmp: false,
-            kind: key.kind,
-            host: key.host,
-            protocol: key.protocol,
-            port: key.port,
-            size: 1,
-            address: None,
-            external_port: None,
-            strict: false,
-            parity: false,
-            filters: Vec::new(),
-            lifetime: self.settings.granted(request.lifetime),
-            memo: Vec::new(),
-        };
+        let mut wanted = Wanted::new(job.asker, &key, self.settings.granted(request.lifetime));
         let own = self.own_external(&key);
         if let Some(there) = seen.outbound.or(own) {
             // It is there: the suggestion says nothing (RFC 6887 section 12.3).
