@@ -1,6 +1,7 @@
 //! RFC 5189 row by row, from reservations on: each test is named after the requirement it shows.
 
 use crate::support::{Heard, World, access, agent, network, per, profile, prr, tuple, udp};
+use std::collections::VecDeque;
 use turnpike_abi::command::PinholeAdd;
 use turnpike_abi::event::AckResult;
 use turnpike_policy::{
@@ -373,6 +374,39 @@ fn a_amb_04_one_inside_end_always_has_one_outside_end() {
             world.enable("c", Enable { outside: Some(strict), ..udp("10.0.0.1", 5004) }).unwrap_err();
         assert!(matches!(refusal, Refusal::MappedElsewhere { .. }), "{refusal:?}");
     }
+}
+
+/// The second is carried out when it is known what became of the first.
+#[test]
+fn requests_for_one_inside_end_take_turns() {
+    let slow = || {
+        let mut world = World::new();
+        let (rule, _, outside) = world.reserve("a", prr(Some("10.0.0.1"), 1)).unwrap();
+        world.slow_disk = Some(VecDeque::new());
+        let upgrade = Enable { reserved: Some(rule), ..udp("10.0.0.1", 5004) };
+        let first = world.submit(&world.by("a"), Request::Enable(Box::new(upgrade)));
+        let second = world.submit(&world.by("b"), Request::Enable(Box::new(udp("10.0.0.1", 5004))));
+        assert_eq!((world.answer(first), world.answer(second)), (None, None));
+        assert_eq!(world.workers.pinholes.len(), 1, "the second is not there yet");
+        let (ticket, notes) = world.slow_disk.take().unwrap().pop_front().unwrap();
+        (world, outside.unwrap(), first, second, ticket, notes)
+    };
+    let (mut world, reserved, first, second, ticket, notes) = slow();
+    world.write(ticket, notes);
+    world.run();
+    for transaction in [first, second] {
+        let answer = world.answer(transaction).unwrap().unwrap();
+        assert!(matches!(answer, Reply::Enabled { outside, .. } if outside == reserved), "{answer:?}");
+    }
+
+    // The journal fails: the reservation has its end back, and the second gets another.
+    let (mut world, reserved, first, second, ticket, _) = slow();
+    world.engine.not_durable(ticket, world.now);
+    world.run();
+    assert_eq!(world.answer(first), Some(Err(Refusal::Journal)));
+    let answer = world.answer(second).unwrap().unwrap();
+    assert!(matches!(answer, Reply::Enabled { outside, .. } if outside != reserved), "{answer:?}");
+    assert_eq!((world.workers.reservations.len(), world.workers.pinholes.len()), (1, 1));
 }
 
 #[test]
