@@ -1,5 +1,6 @@
-//! A survey of the workers' pinholes: after an attachment, so that what is as it should be is left alone and what
-//! nobody answers for is removed; and now and then, to see which rules with an idle time are in use.
+//! A survey of the workers' pinholes, reservations and leases: after an attachment, so that what is as it should be is
+//! left alone and what nobody answers for is removed; and now and then, to see which rules with an idle time are in
+//! use.
 
 use crate::attach::Order;
 use crate::daemon::Daemon;
@@ -9,9 +10,11 @@ use turnpike_abi::event::{BindingRow, WalkEnd};
 
 /// Rows a worker sends for one command.
 const STEP: u32 = 256;
-/// Numbers of walks from here on are a survey's: one for each worker's pinholes, then one for its reservations.
-const PINHOLES: u64 = u64::MAX - 511;
-const RESERVATIONS: u64 = u64::MAX - 255;
+/// Numbers of walks from here on are a survey's: [`WORKERS`] for each of the tables.
+const FIRST: u64 = u64::MAX - 1023;
+const WORKERS: u64 = 256;
+/// What is walked, in this order; only the first of them to find out what is in use.
+const TABLES: [WalkTable; 3] = [WalkTable::PINHOLES, WalkTable::RESERVATIONS, WalkTable::LEASES];
 
 /// What a survey is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +36,7 @@ pub struct Survey {
 
 /// Whether a walk's number is a survey's.
 pub const fn is_survey(number: u64) -> bool {
-    number >= PINHOLES
+    number >= FIRST
 }
 
 impl Daemon {
@@ -46,7 +49,7 @@ impl Daemon {
         }
         let workers = dataplane.workers();
         for worker in 0..workers {
-            dataplane.order(WorkerId(worker), step(worker, 0, WalkTable::PINHOLES));
+            dataplane.order(WorkerId(worker), step(worker, 0, 0));
         }
         self.survey = Some(Survey { purpose, left: workers, pinholes: 0 });
     }
@@ -55,11 +58,14 @@ impl Daemon {
     pub(crate) fn surveyed(&mut self, worker: WorkerId, number: u64, slot: &Slot) {
         let now = self.clock.now();
         let Some(survey) = &mut self.survey else { return };
-        let reservations = number >= RESERVATIONS;
-        let table = if reservations { WalkTable::RESERVATIONS } else { WalkTable::PINHOLES };
+        let place = usize::try_from(number.saturating_sub(FIRST) / WORKERS).unwrap_or(usize::MAX);
+        let table = TABLES.get(place).copied().unwrap_or_default();
         match slot.header.kind {
-            Kind::BINDING_ROW if reservations => {
+            Kind::BINDING_ROW if table == WalkTable::RESERVATIONS => {
                 return self.policy.found_reservation(worker, &slot.body());
+            }
+            Kind::BINDING_ROW if table == WalkTable::LEASES => {
+                return self.policy.found_lease(worker, &slot.body(), now);
             }
             Kind::BINDING_ROW => {
                 let row: BindingRow = slot.body();
@@ -78,13 +84,13 @@ impl Daemon {
             Kind::WALK_END => {
                 let WalkEnd { cursor, .. } = slot.body();
                 let next = match cursor {
-                    WalkEnd::DONE if reservations || survey.purpose == Purpose::Use => None,
-                    WalkEnd::DONE => Some((0, WalkTable::RESERVATIONS)),
-                    cursor => Some((cursor, table)),
+                    WalkEnd::DONE if survey.purpose == Purpose::Use => None,
+                    WalkEnd::DONE => Some((0, place + 1)).filter(|(_, place)| *place < TABLES.len()),
+                    cursor => Some((cursor, place)),
                 };
-                if let Some((cursor, table)) = next {
+                if let Some((cursor, place)) = next {
                     if let Some(dataplane) = &mut self.dataplane {
-                        dataplane.order(worker, step(worker.0, cursor, table));
+                        dataplane.order(worker, step(worker.0, cursor, place));
                     }
                     return;
                 }
@@ -108,7 +114,7 @@ impl Daemon {
     }
 }
 
-fn step(worker: u8, cursor: u64, table: WalkTable) -> Order {
-    let first = if table == WalkTable::RESERVATIONS { RESERVATIONS } else { PINHOLES };
-    Order::Walk(first + u64::from(worker), Walk { cursor, table, limit: STEP })
+fn step(worker: u8, cursor: u64, place: usize) -> Order {
+    let table = TABLES.get(place).copied().unwrap_or_default();
+    Order::Walk(FIRST + place as u64 * WORKERS + u64::from(worker), Walk { cursor, table, limit: STEP })
 }

@@ -8,7 +8,7 @@ use crate::rule::{Action, Grant, Rule, RuleId};
 use crate::steps::{Entry, Stage};
 use crate::transaction::{Ending, Lock};
 use crate::tuple::{Direction, PortParity, Time};
-use turnpike_abi::command::{Parity, PinholeAdd, PinholeRemove, PortLease, PortsRelease, PortsReserve};
+use turnpike_abi::command::{Parity, PinholeAdd, PinholeRemove, PortsRelease, PortsReserve};
 use turnpike_abi::event::BindingRow;
 use turnpike_abi::{Address, PoolId, Prefix, WorkerId, steering};
 
@@ -29,44 +29,9 @@ impl Engine {
     }
 
     /// The pool as the policy table numbers it, if the rule is translated.
-    fn pool_id(&self, rule: &Rule) -> Result<Option<PoolId>, Refusal> {
+    pub(crate) fn pool_id(&self, rule: &Rule) -> Result<Option<PoolId>, Refusal> {
         let Some(pool) = &rule.pool else { return Ok(None) };
         Ok(Some(self.access.realm.admit(pool, rule.outside.map(|end| end.address))?.id))
-    }
-
-    fn ports(rule: &Rule) -> u8 {
-        if rule.protocol.has_ports() { u8::try_from(rule.range).unwrap_or(u8::MAX) } else { 1 }
-    }
-
-    /// The lease an enable rule needs before it can be installed, and from which worker. `None` where the outside
-    /// ports are its own worker's, or that worker will choose them.
-    pub(crate) fn lease_for(&self, id: RuleId) -> Result<Option<(WorkerId, PortLease)>, Refusal> {
-        let Some(entry) = self.entries.get(&id) else { return Ok(None) };
-        let rule = &entry.rule;
-        let (Action::Enable { .. }, Some(pool), Some(end)) = (rule.action, self.pool_id(rule)?, rule.outside)
-        else {
-            return Ok(None);
-        };
-        let (Some(owner), Some(lessor)) = (self.worker_of(rule), self.lessor(rule, end)) else {
-            return Ok(None);
-        };
-        let lease = PortLease {
-            external: Address::from(std::net::IpAddr::V4(end.address)),
-            reservation: if entry.upgrading() && rule.protocol.has_ports() { u64::from(id.0) } else { 0 },
-            external_port: end.port,
-            pool,
-            protocol: rule.protocol.0,
-            owner,
-            ports: Self::ports(rule),
-            reserved: 0,
-        };
-        Ok((lessor != owner).then_some((lessor, lease)))
-    }
-
-    /// The lease a rule has.
-    pub(crate) fn lease_of(&self, id: RuleId) -> Option<(WorkerId, PortLease)> {
-        self.entries.get(&id).filter(|entry| entry.leased)?;
-        self.lease_for(id).ok().flatten()
     }
 
     /// What installs a rule, and where. `None` if no worker has to know of it.
@@ -112,42 +77,6 @@ impl Engine {
         let drain = u8::from(ending == Ending::Drain);
         let remove = PinholeRemove { id: u64::from(id.0), drain, reserved: [0; 7] };
         Some((self.worker_of(rule)?, Command::Remove(remove)))
-    }
-
-    /// Gives leased ports of a rule that is gone back to their worker, as far as no other rule of the inside end
-    /// needs them. Flows that live on keep theirs.
-    pub(crate) fn release_leases(&mut self, id: RuleId) {
-        let Some((worker, lease)) = self.lease_of(id) else { return };
-        let Some(entry) = self.entries.get(&id) else { return };
-        let Some(end) = entry.rule.outside else { return };
-        if entry.rule.ending == Ending::Drain && entry.granted {
-            return;
-        }
-        let last = end.port.saturating_add(entry.rule.range.saturating_sub(1));
-        let mut needed = vec![false; usize::from(lease.ports.max(1))];
-        for (port, other) in self.index.at_outside(end.address, entry.rule.protocol, (end.port, last)) {
-            // One that is not installed asks for its lease anew.
-            let holds =
-                |other: &Entry| other.leased || !matches!(other.stage, Stage::Waiting | Stage::Suspended(..));
-            let other = self.entries.get(&other).filter(|entry| other != id && holds(entry));
-            let Some(other) = other else { continue };
-            for offset in 0..other.rule.range {
-                let place = (u32::from(port) + u32::from(offset)).checked_sub(u32::from(end.port));
-                if let Some(needed) = place.and_then(|place| needed.get_mut(place as usize)) {
-                    *needed = true;
-                }
-            }
-        }
-        let mut first = 0u8;
-        for run in needed.chunk_by(|a, b| a == b) {
-            let ports = u8::try_from(run.len()).unwrap_or(u8::MAX);
-            if run.first() == Some(&false) {
-                let external_port = end.port.saturating_add(u16::from(first));
-                let release = PortLease { external_port, ports, reservation: 0, ..lease };
-                self.tell(id, worker, Command::Release(release));
-            }
-            first = first.saturating_add(ports);
-        }
     }
 
     /// A worker has a pinhole, as a walk of its table shows it. What the journal does not have is removed; what is as

@@ -282,7 +282,7 @@ impl Engine {
         if !self.entries.get(&id).is_some_and(|entry| done(entry)) {
             return;
         }
-        self.release_leases(id);
+        self.release_leases(id, now);
         let Some(entry) = self.take(id) else { return };
         let Some(leaving) = entry.leaving else { return };
         let event = AuditEvent::Ended { by: leaving.by, rule: Box::new(entry.rule), why: leaving.why };

@@ -4,6 +4,7 @@ use crate::access::Access;
 use crate::effect::{About, Audit, AuditEvent, Effect, Note, Ticket, Token};
 use crate::identity::{Agent, Requester, SessionId, TransactionId};
 use crate::index::Index;
+use crate::leases::Leftovers;
 use crate::refusal::Refusal;
 use crate::rule::{Action, Grant, GroupId, Rule, RuleId, RuleStatus, State};
 use crate::sessions::Sessions;
@@ -47,6 +48,7 @@ pub struct Engine {
     next_group: u32,
     noted: (u32, u32),
     next_handle: u64,
+    pub(crate) leftovers: Leftovers,
     /// The next worker that reserves for nobody yet.
     pub(crate) turn: u8,
 }
@@ -76,6 +78,7 @@ impl Engine {
             next_group: groups.0.max(1),
             noted: (rules.0.max(1), groups.0.max(1)),
             next_handle: 1,
+            leftovers: Leftovers::default(),
             turn: 0,
         }
     }
@@ -168,6 +171,7 @@ impl Engine {
             }
         }
         self.tell_journal_again(now);
+        self.ask_for_leftovers(now);
         if self.permits.len() > 65_536 {
             self.permits.retain(|_, (_, expires)| *expires > now);
         }
@@ -176,7 +180,8 @@ impl Engine {
     /// When [`Engine::advance`] has something to do next.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
-        self.index.first_due().map(|(time, _)| time).into_iter().chain(self.tell_again).min()
+        let lifetimes = self.index.first_due().map(|(time, _)| time);
+        [lifetimes, self.tell_again, self.leftovers.first_due()].into_iter().flatten().min()
     }
 
     /// What is to be done, first things first. To be drained after every call.

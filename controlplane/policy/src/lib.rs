@@ -43,8 +43,9 @@
 //! RLC 0, expiry --> notified (expiry) --> in the journal --> taken from the worker --> answered, others notified
 //! ```
 //!
-//! After a restart the daemon walks the workers' pinholes: what the journal has and they have not is installed with
-//! the same outside end, what they have and the journal has not is removed, and nothing else is touched.
+//! After a restart the daemon walks the workers' pinholes, reservations and leases: what the journal has and they have
+//! not is installed with the same outside end, what they have and the journal has not is removed, and nothing else is
+//! touched.
 #![forbid(unsafe_code)]
 
 mod access;
@@ -56,6 +57,7 @@ mod ends;
 mod engine;
 mod identity;
 mod index;
+mod leases;
 mod lists;
 mod realm;
 mod record;

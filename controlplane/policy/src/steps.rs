@@ -261,7 +261,8 @@ impl Engine {
         self.workers = Some(workers.max(1));
     }
 
-    /// Everything a worker has was reported by [`Engine::found`]: what is missing is installed.
+    /// Everything the workers have was reported by [`Engine::found`], [`Engine::found_reservation`] and
+    /// [`Engine::found_lease`]: what is missing is installed.
     pub fn walked(&mut self, now: Time) {
         for id in self.in_order(Self::waits) {
             self.start(id, now);
@@ -272,6 +273,7 @@ impl Engine {
     pub fn detached(&mut self, now: Time) {
         self.workers = None;
         self.tokens.clear();
+        self.leftovers.clear();
         let under_way = self.in_order(|entry| entry.stage != Stage::Waiting);
         for &id in &under_way {
             let Some(entry) = self.entries.get_mut(&id) else { continue };
@@ -355,6 +357,9 @@ impl Engine {
     /// A worker answered the command of `token`.
     pub fn answer(&mut self, token: Token, ack: Ack, now: Time) {
         let Some(id) = self.tokens.remove(&token) else { return };
+        if self.leftover_answered(token, ack, now) {
+            return;
+        }
         let Some(entry) = self.entries.get_mut(&id) else { return };
         let ok = ack.result == AckResult::OK;
         let asked = entry.asked.is_some();
@@ -662,8 +667,8 @@ impl Engine {
     }
 
     /// The worker is rid of what was not granted.
-    fn withdrawn(&mut self, id: RuleId, _now: Time) {
-        self.release_leases(id);
+    fn withdrawn(&mut self, id: RuleId, now: Time) {
+        self.release_leases(id, now);
         self.take(id);
     }
 

@@ -74,7 +74,8 @@ impl Kind {
     pub const PINHOLE_REMOVE: Self = Self(4);
     /// [`PortLease`].
     pub const PORT_LEASE: Self = Self(5);
-    /// [`PortLease`], taken back.
+    /// [`PortLease`], taken back. Sent to its `owner` it is the question whether anything there still uses the ports:
+    /// [`crate::event::AckResult::PORT_TAKEN`] if so. Nothing new begins to, once the answer was no.
     pub const PORT_RELEASE: Self = Self(6);
     /// [`Walk`].
     pub const WALK: Self = Self(7);
@@ -319,6 +320,9 @@ impl WalkTable {
     /// Pinholes: a [`crate::event::BindingRow`] for each port of each of them, however many share a binding.
     pub const PINHOLES: Self = Self(3);
     /// Reservations: a [`crate::event::BindingRow`] each, whose `pinhole` is [`PortsReserve::id`]. One that is made or
-    /// released meanwhile may be missing or stand twice.
+    /// released meanwhile may be missing.
     pub const RESERVATIONS: Self = Self(4);
+    /// Ports of this worker's blocks that are leased to others: a [`crate::event::BindingRow`] for each port, whose
+    /// `worker` is [`PortLease::owner`], without inside end. One that is made or released meanwhile may be missing.
+    pub const LEASES: Self = Self(5);
 }

@@ -4,6 +4,7 @@
 mod contacts;
 mod held;
 mod pinholes;
+mod slots;
 
 use crate::index::Index;
 use crate::keyed::{Keyed, Map, Random, TupleHash, map};
@@ -13,6 +14,7 @@ use crate::{Setup, Time};
 use contacts::Contacts;
 use held::Reservation;
 use pinholes::Pinhole;
+use slots::Slots;
 use turnpike_abi::command::{Parity, Slot};
 use turnpike_abi::counters::{Counters, DropReason, ProtocolClass};
 use turnpike_abi::event::{AckResult, BindingRow};
@@ -131,8 +133,8 @@ pub(crate) struct Bindings {
     /// Translated bindings of protocols without ports, by external address.
     portless: Map<ExternalKey, u32>,
     /// Ports of this worker's blocks, and portless protocols, whose inside host belongs to another worker.
-    leases: Map<ExternalKey, (WorkerId, PoolId)>,
-    reservations: Map<u64, Reservation>,
+    leases: Slots<ExternalKey, (WorkerId, PoolId)>,
+    reservations: Slots<u64, Reservation>,
     contacts: Option<Contacts>,
     flows: usize,
     pub(crate) ports: Ports,
@@ -178,8 +180,8 @@ impl Bindings {
             free_pinholes: Vec::with_capacity(capacity),
             by_id: map(capacity, keyed),
             portless: map(capacity.min(1 << 16), keyed),
-            leases: map(capacity.div_ceil(HELD_SHARE), keyed),
-            reservations: map(capacity.div_ceil(HELD_SHARE), keyed),
+            leases: Slots::new(capacity.div_ceil(HELD_SHARE), keyed),
+            reservations: Slots::new(capacity.div_ceil(HELD_SHARE), keyed),
             contacts: None,
             flows: setup.flows,
             ports: Ports::new(setup, keyed, memory)?,

@@ -1,12 +1,13 @@
 //! Commands of the control plane. What they hold is checked field by field: the sender is not trusted.
 
-use crate::bindings::{class_of, is_translated};
+use crate::bindings::{Binding, class_of, is_translated};
 use crate::neighbours::NextHop;
 use crate::outbox::Outbox;
 use crate::pipeline::{Tables, Worker};
 use crate::policy::has_ports;
 use crate::sessions::timeout_ms;
 use crate::{Buffer, Time, Violation};
+use turnpike_abi::Prefix;
 use turnpike_abi::command::{
     Kind, Look, MAX_RANGE, NeighbourClear, NeighbourSet, NeighboursReset, Parity, PinholeAdd, PinholeRemove,
     PortLease, PortsRelease, PortsReserve, Slot, Walk, WalkTable,
@@ -72,9 +73,14 @@ impl<B: Buffer> Worker<B> {
             Kind::PORT_RELEASE => {
                 let lease: PortLease = slot.body();
                 self.bindings.ports.at(now);
-                match self.bindings.release_port(&lease) {
-                    Ok(()) => AckResult::OK,
-                    Err(result) => result,
+                if lease.owner == self.id {
+                    // Asked of the worker that has it: the port goes back only when nothing here uses it.
+                    if self.bindings.uses_lease(&lease) { AckResult::PORT_TAKEN } else { AckResult::OK }
+                } else {
+                    match self.bindings.release_port(&lease) {
+                        Ok(()) => AckResult::OK,
+                        Err(result) => result,
+                    }
                 }
             }
             // Its answer is what is seen.
@@ -273,66 +279,53 @@ impl<B: Buffer> Worker<B> {
         let sequence = slot.header.sequence;
         let (cursor, limit) = (usize::try_from(walk.cursor).unwrap_or(usize::MAX), walk.limit as usize);
         let mut end = WalkEnd::default();
+        let mut send = |mut rows: &mut dyn Iterator<Item = (usize, BindingRow)>, records: usize| {
+            for (_, row) in (&mut rows).take(limit) {
+                end.rows += 1;
+                out.events.push(Slot::new(Kind::BINDING_ROW, sequence, &row));
+            }
+            rows.next().map_or(after(cursor, records), |(next, _)| next as u64)
+        };
+        let bindings = &self.bindings;
+        let (reservations, leases) = bindings.held_places();
         end.cursor = match walk.table {
             WalkTable::BINDINGS => {
-                let worker = self.id;
-                let mut rows = self.bindings.walk(cursor, WALK_RECORDS);
-                for (_, binding) in rows.by_ref().take(limit) {
-                    end.rows += 1;
-                    let (pinhole, remote, remote_ports) = self.bindings.shown(binding);
-                    let row = BindingRow {
-                        inside: self.bindings.inside_of(binding),
-                        external: binding.external(),
-                        remote,
-                        pinhole,
-                        age_ms: binding.age_ms(now),
-                        flows: binding.flows,
-                        inside_port: binding.inside_port,
-                        external_port: binding.external_port,
-                        pool: binding.pool,
-                        protocol: binding.protocol,
-                        worker,
-                        remote_ports,
-                    };
-                    out.events.push(Slot::new(Kind::BINDING_ROW, sequence, &row));
-                }
-                rows.next().map_or(after(cursor, self.bindings.records()), |(next, _)| next as u64)
+                let rows = bindings.walk(cursor, WALK_RECORDS);
+                let row = |(number, binding)| (number, self.row(now, binding, bindings.shown(binding)));
+                send(&mut rows.map(row), bindings.records())
             }
             WalkTable::PINHOLES => {
-                let worker = self.id;
-                let mut rows = self.bindings.walk_pinholes(cursor, WALK_RECORDS);
-                for (_, binding, pinhole, remote, remote_ports) in rows.by_ref().take(limit) {
-                    end.rows += 1;
-                    let row = BindingRow {
-                        inside: self.bindings.inside_of(binding),
-                        external: binding.external(),
-                        remote,
-                        pinhole,
-                        age_ms: binding.age_ms(now),
-                        flows: binding.flows,
-                        inside_port: binding.inside_port,
-                        external_port: binding.external_port,
-                        pool: binding.pool,
-                        protocol: binding.protocol,
-                        worker,
-                        remote_ports,
-                    };
-                    out.events.push(Slot::new(Kind::BINDING_ROW, sequence, &row));
-                }
-                rows.next().map_or(after(cursor, self.bindings.pinhole_records()), |(next, ..)| next as u64)
+                let rows = bindings.walk_pinholes(cursor, WALK_RECORDS);
+                let row = |(number, binding, pinhole)| (number, self.row(now, binding, pinhole));
+                send(&mut rows.map(row), bindings.pinhole_records())
             }
             WalkTable::RESERVATIONS => {
-                let mut rows = self.bindings.walk_reservations(cursor);
-                for row in rows.by_ref().take(limit) {
-                    end.rows += 1;
-                    out.events.push(Slot::new(Kind::BINDING_ROW, sequence, &row));
-                }
-                rows.next().map_or(WalkEnd::DONE, |_| cursor.saturating_add(limit) as u64)
+                send(&mut bindings.walk_reservations(cursor, WALK_RECORDS), reservations)
             }
+            WalkTable::LEASES => send(&mut bindings.walk_leases(cursor, WALK_RECORDS), leases),
             _ => return Err(Violation("walk over an unknown table")),
         };
         out.events.push(Slot::new(Kind::WALK_END, sequence, &end));
         Ok(())
+    }
+
+    /// A binding as a row shows it, with one of its pinholes: id, remote end and ports.
+    fn row(&self, now: Time, binding: &Binding, pinhole: (u64, Prefix, [u16; 2])) -> BindingRow {
+        let (pinhole, remote, remote_ports) = pinhole;
+        BindingRow {
+            inside: self.bindings.inside_of(binding),
+            external: binding.external(),
+            remote,
+            pinhole,
+            age_ms: binding.age_ms(now),
+            flows: binding.flows,
+            inside_port: binding.inside_port,
+            external_port: binding.external_port,
+            pool: binding.pool,
+            protocol: binding.protocol,
+            worker: self.id,
+            remote_ports,
+        }
     }
 
     /// Prepares for another policy: bindings whose address left their pool end.

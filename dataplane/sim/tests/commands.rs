@@ -598,7 +598,7 @@ fn malformed_commands_are_violations() {
         ("a look at nobody", violation(Kind::LOOK, &Look::default())),
         ("rows", violation(Kind::WALK, &Walk { limit: 257, ..walk })),
         ("table", violation(Kind::WALK, &Walk { table: WalkTable(1), ..walk })),
-        ("table", violation(Kind::WALK, &Walk { table: WalkTable(5), ..walk })),
+        ("table", violation(Kind::WALK, &Walk { table: WalkTable(6), ..walk })),
     ] {
         assert!(result.is_err(), "{what}");
     }
@@ -653,5 +653,57 @@ fn a_walk_over_reservations_sees_each_once() {
         ids.sort_unstable();
         assert_eq!(ids, [1, 2, 4, 5]);
         assert!(rows.iter().all(|row| row.external_port != 0));
+    }
+}
+
+#[test]
+fn a_walk_over_leases_sees_each_port_once_and_its_user_says_whether_it_is_in_use() {
+    for limit in [1, 2, 256] {
+        let mut lab = Lab::new(2);
+        // HOST belongs to worker 1, ports from 1024 on to worker 0.
+        let lease = |port, ports| PortLease {
+            external: address("203.0.113.5"),
+            external_port: port,
+            protocol: UDP,
+            owner: WorkerId(1),
+            ports,
+            ..PortLease::default()
+        };
+        for (port, ports) in [(1024, 1), (1030, 3), (1040, 1)] {
+            let ack = lab.appliance.command(0, Kind::PORT_LEASE, &lease(port, ports));
+            assert_eq!(ack.result, AckResult::OK);
+        }
+        assert_eq!(lab.appliance.command(0, Kind::PORT_RELEASE, &lease(1031, 1)).result, AckResult::OK);
+        lab.appliance.events.clear();
+        let rows = walk(&mut lab.appliance, 0, WalkTable::LEASES, limit);
+        let mut ports: Vec<u16> = rows.iter().map(|row| row.external_port).collect();
+        ports.sort_unstable();
+        assert_eq!(ports, [1024, 1030, 1032, 1040]);
+        let of_host = |row: &BindingRow| {
+            (row.external, row.worker, row.protocol) == (address("203.0.113.5"), WorkerId(1), UDP)
+        };
+        assert!(rows.iter().all(of_host) && rows.iter().all(|row| row.inside.is_unspecified()));
+        assert!(walk(&mut lab.appliance, 1, WalkTable::LEASES, limit).is_empty());
+
+        let wanted = PinholeAdd {
+            external: address("203.0.113.5"),
+            external_port: 1024,
+            protocol: UDP,
+            flags: PinholeAdd::POOL | PinholeAdd::LEASED,
+            ..pinhole(1, HOST)
+        };
+        assert_eq!(lab.appliance.command(1, Kind::PINHOLE_ADD, &wanted).result, AckResult::OK);
+        let used = |lab: &mut Lab, port| {
+            lab.appliance.command(1, Kind::PORT_RELEASE, &lease(port, 1)).result == AckResult::PORT_TAKEN
+        };
+        assert!(used(&mut lab, 1024) && !used(&mut lab, 1030));
+        // The question takes nothing away: a flow passes, and keeps the port when the pinhole drains.
+        lab.back(&Build::udp((SERVER, 1), ("203.0.113.5", 1024), b"x"));
+        lab.out(&Build::udp((HOST, 80), (SERVER, 1), b"y"));
+        let drain = PinholeRemove { id: 1, drain: 1, ..PinholeRemove::default() };
+        assert_eq!(lab.appliance.command(1, Kind::PINHOLE_REMOVE, &drain).result, AckResult::OK);
+        assert!(used(&mut lab, 1024), "its flow lives on");
+        lab.appliance.advance(400_000, 1000);
+        assert!(!used(&mut lab, 1024), "its flow ended");
     }
 }

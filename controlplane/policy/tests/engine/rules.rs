@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use turnpike_abi::command::PinholeAdd;
 use turnpike_abi::event::AckResult;
 use turnpike_policy::{
-    Action, Agent, AuditEvent, Behaviour, Direction, Enable, Event, Find, Front, GroupId, Lifetime, Lock,
-    Network, Outside, Permit, PortParity, Protocol, Refusal, Reply, Request, Requester, Reserve, Rights,
-    RuleId, Scope, State, Time,
+    Action, Agent, AuditEvent, Behaviour, Direction, Enable, Ending, Event, Find, Front, GroupId, Lifetime,
+    Lock, Network, Outside, Permit, PortParity, Protocol, Refusal, Reply, Request, Requester, Reserve,
+    Rights, RuleId, Scope, State, Time,
 };
 
 fn gone(rule: RuleId) -> Event {
@@ -559,4 +559,36 @@ fn networks_cover() {
     );
     assert!(!v4("10.0.0.0/8").covers(&Network::V4) && !Network::V4.covers(&Network::V6));
     assert!(!v4("2001:db8::/32").contains(crate::support::ip("2001:db9::1")));
+}
+
+/// A drained pinhole's flows keep the port that another worker leased, and give it back when they end.
+#[test]
+fn a_leased_port_goes_back_when_the_last_flow_of_a_drained_pinhole_ended() {
+    let mut world = World::new();
+    let host = (1..9).map(|n| format!("10.0.0.{n}"));
+    let leases = |world: &World| world.workers.leases.keys().copied().collect::<Vec<_>>();
+    for host in host {
+        let outside = Outside { port: Some(600), strict: true, ..Outside::default() };
+        let behaviour = Behaviour { ending: Some(Ending::Drain), ..Behaviour::default() };
+        let enable = Enable { outside: Some(outside), behaviour, ..udp(&host, 80) };
+        let (rule, ..) = world.enable("a", enable).unwrap();
+        if leases(&world).is_empty() {
+            world.lifetime("a", rule, 0).unwrap();
+            continue;
+        }
+        world.workers.draining = leases(&world);
+        world.lifetime("a", rule, 0).unwrap();
+        assert!(world.workers.pinholes.is_empty() && leases(&world).len() == 1, "its flow lives on");
+        // Nor does a control plane that finds it take it from the flow.
+        world.restart();
+        world.attach();
+        world.pass(60);
+        assert_eq!(leases(&world).len(), 1);
+        world.workers.draining.clear();
+        world.pass(160);
+        assert!(leases(&world).is_empty());
+        assert_eq!(world.engine.deadline(), None);
+        return;
+    }
+    panic!("no host of the other worker");
 }

@@ -29,6 +29,8 @@ pub struct Workers {
     pub pinholes: BTreeMap<u64, (PinholeAdd, Ack)>,
     pub reservations: BTreeMap<u64, (WorkerId, PortsReserve, Ack)>,
     pub leases: BTreeMap<(Address, u16, u8), u8>,
+    /// Leased ports that flows of drained pinholes still use.
+    pub draining: Vec<(Address, u16, u8)>,
     /// Commands carried out.
     pub commands: usize,
     /// Answer to the next PINHOLE_ADD or PORTS_RESERVE but OK.
@@ -193,6 +195,9 @@ impl World {
         for (id, worker) in reservations {
             let row = BindingRow { pinhole: id, ..BindingRow::default() };
             self.engine.found_reservation(worker, &row);
+        }
+        for (worker, row) in self.workers.lease_rows() {
+            self.engine.found_lease(worker, &row, self.now);
         }
         self.engine.walked(self.now);
         self.run();
@@ -405,6 +410,19 @@ impl Workers {
         self.pinholes.iter().map(row).collect()
     }
 
+    /// What a walk of their leases shows.
+    fn lease_rows(&self) -> Vec<(WorkerId, BindingRow)> {
+        let row = |(&(external, external_port, protocol), &owner): (&(Address, u16, u8), &u8)| {
+            let lessor = match protocol {
+                6 | 17 => steering::owner_of_port(external_port, self.count),
+                _ => steering::owner_of_portless(external, self.count),
+            };
+            let worker = WorkerId(owner);
+            (lessor, BindingRow { external, external_port, protocol, worker, ..BindingRow::default() })
+        };
+        self.leases.iter().map(row).collect()
+    }
+
     /// Ports of `range` from `port` on that somebody has, but for the inside end that has them all.
     fn taken(&self, address: Address, protocol: u8, port: u16, range: u8, except: u64) -> bool {
         (0..u16::from(range.max(1))).any(|offset| {
@@ -480,10 +498,22 @@ impl Workers {
                 None => no(AckResult::NOT_RESERVED),
             },
             Command::Lease(lease) => self.lease(worker, &lease),
+            // Asked of the worker that has it: whether it uses it.
+            Command::Release(lease) if lease.owner == worker => {
+                let used = self.pinholes.values().any(|(add, ack)| {
+                    let ports = ack.external_port..=ack.external_port + (u16::from(add.ports.max(1)) - 1);
+                    (ack.external, add.protocol) == (lease.external, lease.protocol)
+                        && ports.contains(&lease.external_port)
+                });
+                let drains = self.draining.contains(&(lease.external, lease.external_port, lease.protocol));
+                no(if used || drains { AckResult::PORT_TAKEN } else { AckResult::OK })
+            }
             Command::Release(lease) => {
                 let keys = (0..u16::from(lease.ports.max(1)))
                     .map(|offset| (lease.external, lease.external_port + offset, lease.protocol));
-                let gone: Vec<_> = keys.filter(|key| self.leases.remove(key).is_some()).collect();
+                let own = |key: &_| self.leases.get(key) == Some(&lease.owner.0);
+                let gone: Vec<_> = keys.filter(own).collect();
+                gone.iter().for_each(|key| drop(self.leases.remove(key)));
                 no(if gone.is_empty() { AckResult::NOT_FOUND } else { AckResult::OK })
             }
             Command::Add(add) => self.add(worker, &add),
@@ -497,6 +527,12 @@ impl Workers {
     fn lease(&mut self, worker: WorkerId, lease: &PortLease) -> Ack {
         let no = |result| Ack { result, ..Ack::default() };
         assert_ne!(lease.owner, worker);
+        let ports = lease.external_port..lease.external_port + u16::from(lease.ports.max(1));
+        if ports.clone().any(|port| steering::owner_of_port(port, self.count) != worker)
+            && lease.protocol != 41
+        {
+            return no(AckResult::NOT_OWNER);
+        }
         if lease.reservation != 0 {
             let Some((_, _, ack)) = self.reservations.get(&lease.reservation) else {
                 return no(AckResult::NOT_RESERVED);
@@ -507,8 +543,10 @@ impl Workers {
         let ports = u16::from(lease.ports.max(1));
         let keys: Vec<_> =
             (0..ports).map(|offset| (lease.external, lease.external_port + offset, lease.protocol)).collect();
-        let own = keys.iter().all(|key| self.leases.get(key) == Some(&lease.owner.0));
-        if !own && self.taken(lease.external, lease.protocol, lease.external_port, lease.ports, 0) {
+        let free = |key: &(Address, u16, u8)| {
+            self.leases.get(key) == Some(&lease.owner.0) || !self.taken(key.0, key.2, key.1, 1, 0)
+        };
+        if !keys.iter().all(free) {
             return no(AckResult::PORT_TAKEN);
         }
         for key in keys {

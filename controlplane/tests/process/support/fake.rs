@@ -272,10 +272,18 @@ fn command(worker: WorkerId, workers: u8, slot: &Slot, state: &mut State) -> Vec
         }
         Kind::PORT_RELEASE => {
             let lease: PortLease = slot.body();
-            let before = state.leases.len();
-            state.leases.retain(|other| *other != lease);
-            if state.leases.len() == before {
-                ack.result = AckResult::NOT_FOUND;
+            if lease.owner == worker {
+                let uses =
+                    |ack: &Ack| (ack.external, ack.external_port) == (lease.external, lease.external_port);
+                if state.pinholes.values().any(|(_, ack)| uses(ack)) {
+                    ack.result = AckResult::PORT_TAKEN;
+                }
+            } else {
+                let before = state.leases.len();
+                state.leases.retain(|other| *other != lease);
+                if state.leases.len() == before {
+                    ack.result = AckResult::NOT_FOUND;
+                }
             }
         }
         Kind::NEIGHBOUR_SET | Kind::NEIGHBOUR_CLEAR | Kind::NEIGHBOURS_RESET => {}
@@ -332,6 +340,22 @@ fn walk(worker: WorkerId, sequence: u64, walk: &Walk, state: &State) -> Vec<Slot
     assert!((1..=256).contains(&walk.limit));
     let rows: Vec<Slot> = match walk.table {
         WalkTable::RESERVATIONS => Vec::new(),
+        WalkTable::LEASES => state
+            .leases
+            .iter()
+            .filter(|lease| steering::owner_of_port(lease.external_port, 2) == worker)
+            .map(|lease| {
+                let row = BindingRow {
+                    external: lease.external,
+                    external_port: lease.external_port,
+                    pool: lease.pool,
+                    protocol: lease.protocol,
+                    worker: lease.owner,
+                    ..BindingRow::default()
+                };
+                Slot::new(Kind::BINDING_ROW, sequence, &row)
+            })
+            .collect(),
         _ => state
             .pinholes
             .values()

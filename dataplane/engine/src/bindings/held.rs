@@ -1,5 +1,6 @@
 //! Ports held back by command: reservations (RFC 5189 PRR), and leases to other workers.
 
+use super::slots::Slots;
 use super::{Binding, Bindings, ExternalKey, HELD_SHARE, class_of, port_error};
 use crate::policy::Policy;
 use crate::ports::{Class, Entry};
@@ -28,18 +29,49 @@ impl Reservation {
 }
 
 impl Bindings {
-    /// Reservations from the `cursor`-th on, as rows show them.
-    pub(crate) fn walk_reservations(&self, cursor: usize) -> impl Iterator<Item = BindingRow> {
-        self.reservations.iter().skip(cursor).map(|(id, held)| BindingRow {
-            inside: held.inside,
-            external: Address::v4(held.external),
-            pinhole: *id,
-            external_port: held.port,
-            pool: held.pool,
-            protocol: held.protocol,
-            worker: self.worker,
-            ..BindingRow::default()
+    /// Reservations among the `most` places from `cursor` on, as rows show them, with their places.
+    pub(crate) fn walk_reservations(
+        &self,
+        cursor: usize,
+        most: usize,
+    ) -> impl Iterator<Item = (usize, BindingRow)> {
+        self.reservations.walk(cursor, most).map(|(place, id, held)| {
+            let row = BindingRow {
+                inside: held.inside,
+                external: Address::v4(held.external),
+                pinhole: *id,
+                external_port: held.port,
+                pool: held.pool,
+                protocol: held.protocol,
+                worker: self.worker,
+                ..BindingRow::default()
+            };
+            (place, row)
         })
+    }
+
+    /// Ports leased to other workers, likewise.
+    pub(crate) fn walk_leases(
+        &self,
+        cursor: usize,
+        most: usize,
+    ) -> impl Iterator<Item = (usize, BindingRow)> {
+        self.leases.walk(cursor, most).map(|(place, key, (worker, pool))| {
+            let row = BindingRow {
+                external: key.address,
+                external_port: key.port,
+                pool: *pool,
+                protocol: key.protocol,
+                worker: *worker,
+                ..BindingRow::default()
+            };
+            (place, row)
+        })
+    }
+
+    /// Places of reservations and of leases there are to walk over.
+    pub(crate) fn held_places(&self) -> (usize, usize) {
+        (self.reservations.places(), self.leases.places())
     }
 
     /// Holds ports in a row back. Returns the address and the lowest port.
@@ -195,7 +227,21 @@ impl Bindings {
             }
             Some(class) => {
                 let entry = Entry::Leased(lease.owner);
-                self.take_row(None, external, class, (lease.external_port, ports), entry)?;
+                // Some of them may be another rule's of the same inside end, which go on being so.
+                let had = |leases: &Slots<_, _>, key: &_| leases.get(key) == Some(&(lease.owner, lease.pool));
+                for key in keys.clone() {
+                    if had(&self.leases, &key) {
+                        continue;
+                    }
+                    if let Err(result) = self.take_row(None, external, class, (key.port, 1), entry) {
+                        for done in keys.clone().filter(|done| done.port < key.port) {
+                            if !had(&self.leases, &done) {
+                                self.ports.release_from_nobody(external, class, done.port);
+                            }
+                        }
+                        return Err(result);
+                    }
+                }
             }
         }
         for key in keys {
@@ -207,20 +253,26 @@ impl Bindings {
     /// Takes a lease back.
     ///
     /// # Errors
-    /// If there is none.
+    /// If its owner has none.
     pub(crate) fn release_port(&mut self, lease: &PortLease) -> Result<(), AckResult> {
         let mut found = Err(AckResult::NOT_FOUND);
         let ends = (lease.external.to_v4(), Class::of(class_of(lease.protocol)));
         for key in keys(lease) {
-            if self.leases.remove(&key).is_none() {
+            if self.leases.get(&key).is_none_or(|(owner, _)| *owner != lease.owner) {
                 continue;
             }
+            self.leases.remove(&key);
             found = Ok(());
             if let (Some(external), Some(class)) = ends {
                 self.ports.release_from_nobody(external, class, key.port);
             }
         }
         found
+    }
+
+    /// Whether a binding of this worker uses a port that another one leased it.
+    pub(crate) fn uses_lease(&self, lease: &PortLease) -> bool {
+        keys(lease).any(|key| self.portless.contains_key(&key))
     }
 
     /// After the pools changed their shape: every port in use takes its place in the new one.
@@ -235,12 +287,12 @@ impl Bindings {
                 self.ports.put_back(binding.subscriber, binding.external, class, port, Entry::Bound(number));
             }
         }
-        for held in self.reservations.values() {
+        for (_, held) in self.reservations.iter() {
             for port in held.each() {
                 self.ports.put_back(NONE, held.external, held.class, port, Entry::Held);
             }
         }
-        for (key, (owner, _)) in &self.leases {
+        for (key, (owner, _)) in self.leases.iter() {
             if let (Some(external), Some(class)) = (key.address.to_v4(), Class::of(class_of(key.protocol))) {
                 self.ports.put_back(NONE, external, class, key.port, Entry::Leased(*owner));
             }

@@ -712,11 +712,11 @@ impl Bindings {
         &self,
         cursor: usize,
         most: usize,
-    ) -> impl Iterator<Item = (usize, &Binding, u64, Prefix, [u16; 2])> {
+    ) -> impl Iterator<Item = (usize, &Binding, (u64, Prefix, [u16; 2]))> {
         let records = self.pinholes.iter().enumerate().skip(cursor).take(most);
         records.filter(|(_, pinhole)| pinhole.id != 0).filter_map(|(number, pinhole)| {
             let binding = self.record(pinhole.binding)?;
-            Some((number, binding, pinhole.id, pinhole.remote, pinhole.remote_ports))
+            Some((number, binding, (pinhole.id, pinhole.remote, pinhole.remote_ports)))
         })
     }
 
