@@ -321,4 +321,7 @@ impl WalkTable {
     /// Reservations: a [`crate::event::BindingRow`] each, whose `pinhole` is [`PortsReserve::id`]. One that is made or
     /// released meanwhile may be missing or stand twice.
     pub const RESERVATIONS: Self = Self(4);
+    /// Port blocks that subscribers have, without the computed ranges of a deterministic pool:
+    /// a [`crate::event::PortsLogged`] each.
+    pub const BLOCKS: Self = Self(5);
 }
