@@ -1,6 +1,7 @@
 //! The attachment to the dataplane: made, kept and made again; commands queued per worker, events taken.
 
 use crate::mirror::NeighbourChange;
+use crate::natlog::is_logged;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 use std::io::ErrorKind;
@@ -211,8 +212,9 @@ impl Dataplane {
             for _ in 0..BATCH {
                 let Some(slot) = self.attachment.poll_events(worker)? else { break };
                 let addressee = match slot.header.kind {
-                    Kind::BINDING_ROW => self.waiting.get(&slot.header.sequence).copied(),
+                    Kind::BINDING_ROW | Kind::PORTS_HELD => self.waiting.get(&slot.header.sequence).copied(),
                     Kind::NEIGHBOUR_NEEDED | Kind::PINHOLE_CLOSED | Kind::PINHOLE_LOCKED => None,
+                    kind if is_logged(kind) => None,
                     _ => self.waiting.remove(&slot.header.sequence),
                 };
                 events.push((worker, addressee.unwrap_or(Addressee::Nobody), slot));

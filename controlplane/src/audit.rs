@@ -1,92 +1,15 @@
 //! The audit log: one JSON object a line of who opened what, when and until when, and of what was refused and why.
-//! A thread writes; the daemon never waits for it. Lines that it cannot take are counted as lost.
 
+use crate::lines::LineLog;
 use serde_json::{Map, Value, json};
-use std::fs::File;
-use std::io::Write;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use turnpike_api::Timestamp;
 use turnpike_policy::{Action, Audit, AuditEvent, Lifetime, Rule, Time, Tuple};
 
 /// Name of the file in `control.state` unless `midcom.audit` names another.
 pub const FILE: &str = "audit.jsonl";
-/// Lines that may wait for the disk.
-const QUEUE: usize = 65_536;
-/// Lines written between two looks at whether the file was moved away.
-const CHUNK: usize = 4096;
 
 /// The way to the writing thread.
-#[derive(Clone, Debug)]
-pub struct AuditLog {
-    lines: SyncSender<Box<Audit>>,
-    lost: Arc<AtomicU64>,
-}
-
-impl AuditLog {
-    /// Begins to write to `path`, which is opened again whenever somebody moved it away.
-    ///
-    /// # Errors
-    /// If it cannot be opened now, or there is no thread.
-    pub fn start(path: &Path) -> std::io::Result<Self> {
-        let file = open(path)?;
-        let (lines, incoming) = sync_channel(QUEUE);
-        let lost = Arc::new(AtomicU64::new(0));
-        let (path, count) = (path.to_owned(), Arc::clone(&lost));
-        std::thread::Builder::new()
-            .name("audit".into())
-            .spawn(move || write(file, path, &incoming, &count))?;
-        Ok(Self { lines, lost })
-    }
-
-    /// Has a line written.
-    pub fn note(&self, audit: Box<Audit>) {
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = self.lines.try_send(audit) {
-            self.lost.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Lines that were not written.
-    pub fn lost(&self) -> u64 {
-        self.lost.load(Ordering::Relaxed)
-    }
-}
-
-fn open(path: &Path) -> std::io::Result<File> {
-    File::options().create(true).append(true).mode(0o640).open(path)
-}
-
-fn write(mut file: File, path: PathBuf, incoming: &Receiver<Box<Audit>>, lost: &AtomicU64) {
-    let mut text = String::new();
-    while let Ok(first) = incoming.recv() {
-        text.clear();
-        let mut count = 0;
-        for audit in std::iter::once(first).chain(incoming.try_iter().take(CHUNK)) {
-            text.push_str(&line(&audit));
-            text.push('\n');
-            count += 1;
-        }
-        if moved(&file, &path)
-            && let Ok(again) = open(&path)
-        {
-            file = again;
-        }
-        if let Err(error) = file.write_all(text.as_bytes()) {
-            lost.fetch_add(count, Ordering::Relaxed);
-            tracing::error!(path = %path.display(), %error, "the audit log could not be written");
-        }
-    }
-}
-
-fn moved(file: &File, path: &Path) -> bool {
-    match (file.metadata(), std::fs::metadata(path)) {
-        (Ok(open), Ok(there)) => (open.dev(), open.ino()) != (there.dev(), there.ino()),
-        _ => true,
-    }
-}
+pub type AuditLog = LineLog<Audit>;
 
 /// A line without its end.
 pub fn line(audit: &Audit) -> String {

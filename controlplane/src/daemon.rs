@@ -10,6 +10,7 @@ use crate::journal::{Journal, Written};
 use crate::kernel::{Change, KernelEvent};
 use crate::midcom::Midcom;
 use crate::mirror::{Mirror, NeighbourChange};
+use crate::natlog::{NatLog, is_block_walk, is_logged};
 use crate::pcp::Pcp;
 use crate::ranges::History;
 use crate::reading::{Reading, Sampler};
@@ -85,6 +86,9 @@ pub struct Daemon {
     pub(crate) midcom: Midcom,
     pub(crate) pcp: Pcp,
     pub(crate) audit: Option<AuditLog>,
+    pub(crate) natlog: NatLog,
+    /// Records came with the last look at the rings: more wait where they came from.
+    logs: bool,
     pub(crate) simco: crate::simco::Simco,
     pub(crate) effects: Vec<Effect>,
     pub(crate) survey: Option<Survey>,
@@ -136,6 +140,8 @@ impl Daemon {
         policy.set_access(running.access(), clock.now());
         policy.note_ids();
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let mut natlog = NatLog::default();
+        natlog.configure(&running.config);
         let mut ranges = History::open(&running.config.control.state);
         ranges.note(&running.config, Timestamp::now());
         Self {
@@ -152,6 +158,8 @@ impl Daemon {
             midcom: Midcom::default(),
             pcp,
             audit,
+            natlog,
+            logs: false,
             simco,
             effects: Vec::new(),
             survey: None,
@@ -237,7 +245,7 @@ impl Daemon {
     fn pause(&self) -> Duration {
         match &self.dataplane {
             None => ALONE,
-            Some(dataplane) if dataplane.busy() || self.tables.waiting() => BUSY,
+            Some(dataplane) if dataplane.busy() || self.tables.waiting() || self.logs => BUSY,
             Some(_) => IDLE,
         }
     }
@@ -329,6 +337,7 @@ impl Daemon {
         self.policy.detached(self.clock.now());
         self.survey = None;
         self.pcp_detached();
+        self.log_detached();
         self.tables.detached();
         for (_, (_, reply)) in self.walks.drain() {
             answer(reply, encode_error(&unreachable()));
@@ -346,6 +355,7 @@ impl Daemon {
         self.exchange();
         self.policy.advance(self.clock.now());
         self.tables_due(now);
+        self.log_due(now);
         let overdue: Vec<u64> =
             self.walks.iter().filter(|(_, (walk, _))| walk.deadline() <= now).map(|(n, _)| *n).collect();
         for number in overdue {
@@ -383,17 +393,23 @@ impl Daemon {
         if !events.is_empty() {
             self.eager_until = Instant::now() + EAGER;
         }
+        self.logs = false;
         for (worker, addressee, slot) in events.drain(..) {
             match addressee {
                 Addressee::Policy(token) => self.policy.answer(token, slot.body(), self.clock.now()),
                 Addressee::Look(number) => self.pcp_seen(number, &slot),
                 Addressee::Walk(number) if is_survey(number) => self.surveyed(worker, number, &slot),
+                Addressee::Walk(number) if is_block_walk(number) => self.blocks_walked(worker, &slot),
                 Addressee::Walk(number) => self.walked(number, &slot),
                 Addressee::Nobody if slot.header.kind == Kind::NEIGHBOUR_NEEDED => {
                     self.needed(worker, &slot.body());
                 }
                 Addressee::Nobody if slot.header.kind == Kind::PINHOLE_CLOSED => self.pinhole_closed(&slot),
                 Addressee::Nobody if slot.header.kind == Kind::PINHOLE_LOCKED => self.pinhole_locked(&slot),
+                Addressee::Nobody if is_logged(slot.header.kind) => {
+                    self.logs = true;
+                    self.logged(worker, &slot);
+                }
                 Addressee::Nobody => {}
             }
         }

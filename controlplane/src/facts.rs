@@ -132,6 +132,10 @@ pub struct Facts {
     pub transactions: HashMap<TransactionKey, u64>,
     /// Lines of the audit log that could not be written.
     pub audit_lost: u64,
+    /// Lines of the translator's log, by [`crate::natlog::Event::ALL`].
+    pub log_records: [u64; crate::natlog::Event::ALL.len()],
+    /// Those that could not be written.
+    pub log_lost: crate::lines::Lost,
     /// What the SIMCO server counts.
     pub simco: Option<std::sync::Arc<turnpike_midcom::Counters>>,
     /// Requests for pinholes granted and refused.

@@ -7,6 +7,7 @@
 //! | `tables` | policy and forwarding tables on their way to the dataplane, reloads |
 //! | `kernel`, `netlink`, `mirror`, `resolve` | what the kernel knows of routes and neighbours, and makes it look |
 //! | `pinholes`, `journal` | the policy engine's requests and effects; what survives a restart |
+//! | `audit`, `natlog`, `lines` | who opened what; who had which external ports; the threads that write it |
 //! | `simco` | the SIMCO server as the configuration wants it |
 //! | `api`, `answers`, `walk` | the CLI's socket and its answers |
 //! | `reading`, `facts`, `metrics` | counters in shared memory, rates, the exporter |
@@ -23,9 +24,11 @@ mod facts;
 mod flows;
 mod journal;
 mod kernel;
+mod lines;
 mod metrics;
 mod midcom;
 mod mirror;
+mod natlog;
 mod netlink;
 mod options;
 mod pcp;
@@ -225,7 +228,7 @@ fn restore(contents: Contents) -> Result<Engine, Failure> {
 fn audit_log(running: &Running) -> Option<AuditLog> {
     let config = &running.config;
     let path = config.midcom.audit.clone().unwrap_or_else(|| config.control.state.join(audit::FILE));
-    match AuditLog::start(&path) {
+    match AuditLog::start(&path, "audit", audit::line) {
         Ok(log) => Some(log),
         Err(error) => {
             tracing::error!(path = %path.display(), %error, "no audit log: see midcom.audit");

@@ -4,6 +4,7 @@
 mod families;
 mod family;
 mod listener;
+mod log;
 mod pcp;
 mod process;
 mod simco;

@@ -269,7 +269,8 @@ impl Daemon {
             }
         }
         let counts = &self.midcom.counts;
-        let lost = self.audit.as_ref().map_or(0, crate::audit::AuditLog::lost);
+        let lost = self.audit.as_ref().map(crate::audit::AuditLog::lost).unwrap_or_default();
+        let (log_records, log_lost) = (self.natlog.records(), self.natlog.lost());
         let rules = self.policy.len() as u64;
         self.board.change(|facts| {
             if count {
@@ -277,7 +278,8 @@ impl Daemon {
             }
             facts.rules = rules;
             facts.sessions = sessions;
-            facts.audit_lost = lost;
+            facts.audit_lost = lost.full + lost.failed;
+            (facts.log_records, facts.log_lost) = (log_records, log_lost);
             facts.transactions.clone_from(counts);
         });
     }

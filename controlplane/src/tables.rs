@@ -211,6 +211,7 @@ impl Daemon {
             let now = self.clock.now();
             self.policy.set_access(self.running.access(), now);
             self.pcp_configured();
+            self.log_in_force(first);
             if first {
                 self.policy.attached(workers);
                 self.survey(Purpose::Reconcile);
@@ -297,6 +298,7 @@ impl Daemon {
                 self.simco.apply(reload.simco);
                 self.running = Running { applied_ms: wall_ms(), ..reload.running };
                 self.ranges.note(&self.running.config, Timestamp::now());
+                self.natlog.configure(&self.running.config);
                 let shape = Shape::of(&self.running);
                 self.board.change(|facts| {
                     facts.shape = shape;

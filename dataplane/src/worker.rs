@@ -300,6 +300,18 @@ impl Worker {
         }
     }
 
+    /// What the operator wants logged, as far as it leaves room for answers. Without anybody to take it, it waits.
+    fn send_records(&mut self) {
+        let Some(link) = &mut self.link else { return };
+        match link.free() {
+            Ok(free) => {
+                self.engine.send_records(free.saturating_sub(ROOM_FOR_ANSWERS), &mut self.outbox);
+                self.flush();
+            }
+            Err(Broken) => self.ring_broken(),
+        }
+    }
+
     /// Timers, orders, commands, publication.
     fn housekeeping(&mut self, now: Time) -> Done {
         let mut done = Done::Nothing;
@@ -307,6 +319,9 @@ impl Worker {
             self.ticked = now;
             self.engine.tick(now, &mut self.outbox);
             self.flush();
+            if self.engine.has_records() {
+                self.send_records();
+            }
             done = Done::Something;
         }
         // One at a time: a new policy takes a while, and packets wait meanwhile.

@@ -49,7 +49,9 @@ pub fn settings(config: &Config) -> SettingsRecord {
         icmp_rate: options.icmp_rate,
         neighbour_wait_ms: timeouts.neighbour_wait_ms,
         flags: flag(options.udp_inbound_refresh, SettingsRecord::UDP_INBOUND_REFRESH)
-            | flag(options.reverse_path, SettingsRecord::REVERSE_PATH),
+            | flag(options.reverse_path, SettingsRecord::REVERSE_PATH)
+            | flag(config.log.blocks, SettingsRecord::LOG_BLOCKS)
+            | flag(config.log.flows, SettingsRecord::LOG_FLOWS),
         mss_clamp: options.mss_clamp.into(),
         fragment: seconds(timeouts.fragment),
         fragments_waiting: options.fragments_waiting.min(config.dataplane.buffers / 2 / workers),

@@ -39,8 +39,8 @@ pub use address::{AddressRange, InterfaceAddress, Network};
 pub use compile::{compile_policy, settings};
 pub use interfaces::InterfaceSpec;
 pub use model::{
-    Action, Config, Control, Dataplane, Family, Filtering, Nat, NatTarget, Options, Policy, Poll, Pool, Port,
-    Route, Rule, Side, Timeouts, Vlan, Zone, ZoneMatch,
+    Action, Config, Control, Dataplane, Family, Filtering, Log, Nat, NatTarget, Options, Policy, Poll, Pool,
+    Port, Route, Rule, Side, Timeouts, Vlan, Zone, ZoneMatch,
 };
 pub use problem::{Problem, Problems};
 pub use reload::ReloadImpact;

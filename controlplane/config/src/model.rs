@@ -19,6 +19,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Switches.
     pub options: Options,
+    /// What the translator logs.
+    pub log: Log,
     /// DPDK ports; the index is the port's id.
     #[serde(rename = "port")]
     pub ports: Vec<Port>,
@@ -498,6 +500,26 @@ impl Default for Options {
             fragments_per_source: 256,
             allow_noncompliant: false,
         }
+    }
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Log {
+    /// Port blocks as subscribers get them and give them back (RFC 6888 section 4).
+    pub blocks: bool,
+    /// Flows as they end, each with its cause and its traffic.
+    pub flows: bool,
+    /// Remote ends of those flows (RFC 6888 REQ-12).
+    pub destinations: bool,
+    /// The file; `None` is `nat.jsonl` in `control.state`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { blocks: true, flows: false, destinations: false, file: None }
     }
 }
 

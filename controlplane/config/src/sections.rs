@@ -3,7 +3,7 @@
 
 use crate::midcom;
 use crate::model::{
-    Action, Config, Control, DEFAULT_MTU, Dataplane, Family, Filtering, Nat, NatTarget, Options, Policy,
+    Action, Config, Control, DEFAULT_MTU, Dataplane, Family, Filtering, Log, Nat, NatTarget, Options, Policy,
     Poll, Pool, Port, Route, Rule, Side, Timeouts, Vlan, Zone, ZoneMatch,
 };
 use crate::read::{Document, Section, boolean, integer, quoted, text};
@@ -36,6 +36,7 @@ pub(crate) fn config<'t>(root: &DeTable<'t>, document: &mut Document<'t>) -> Con
         rules: root.tables("rule", rule),
         timeouts: root.table("timeouts", timeouts),
         options: root.table("options", options),
+        log: root.table("log", log),
         midcom: root.table("midcom", midcom::midcom),
         agents: root.tables("agent", midcom::agent),
         simco: root.table("simco", crate::simco::simco),
@@ -309,6 +310,21 @@ fn options(section: &mut Section<'_, '_>) -> Options {
             .optional("fragments_per_source", integer(1..=4096))
             .unwrap_or(default.fragments_per_source),
     }
+}
+
+fn log(section: &mut Section<'_, '_>) -> Log {
+    let default = Log::default();
+    let mut switch = |key, default| section.optional(key, boolean).unwrap_or(default);
+    let log = Log {
+        blocks: switch("blocks", default.blocks),
+        flows: switch("flows", default.flows),
+        destinations: switch("destinations", default.destinations),
+        file: section.optional("file", absolute_path),
+    };
+    if log.destinations && !log.flows {
+        section.refuse("destinations", "needs flows = true: only the lines of flows have a remote end");
+    }
+    log
 }
 
 /// One of a few words.

@@ -53,7 +53,7 @@ fn every_section_of_the_contract() {
         other: 300,
         icmp_rate: 1000,
         neighbour_wait_ms: 3000,
-        flags: SettingsRecord::REVERSE_PATH,
+        flags: SettingsRecord::REVERSE_PATH | SettingsRecord::LOG_BLOCKS,
         mss_clamp: 1,
         fragment: 2,
         fragments_waiting: 512,
@@ -222,12 +222,21 @@ fn options_become_flags() {
     let table = compile(&config, 1);
     let reader = Reader::new(table.as_bytes()).unwrap();
     let settings: &[SettingsRecord] = reader.section(policy::SETTINGS).unwrap();
-    assert_eq!(settings[0].flags, SettingsRecord::UDP_INBOUND_REFRESH | SettingsRecord::REVERSE_PATH);
-    let config = contract_with("reverse_path = true", "reverse_path = false");
-    let table = compile(&config, 1);
-    let reader = Reader::new(table.as_bytes()).unwrap();
-    let settings: &[SettingsRecord] = reader.section(policy::SETTINGS).unwrap();
-    assert_eq!(settings[0].flags, 0);
+    let blocks = SettingsRecord::LOG_BLOCKS;
+    assert_eq!(
+        settings[0].flags,
+        SettingsRecord::UDP_INBOUND_REFRESH | SettingsRecord::REVERSE_PATH | blocks
+    );
+    for (from, to, flags) in [
+        ("reverse_path = true", "reverse_path = false", blocks),
+        ("\nblocks = true", "\nblocks = false", SettingsRecord::REVERSE_PATH),
+        ("flows = false", "flows = true", SettingsRecord::REVERSE_PATH | blocks | SettingsRecord::LOG_FLOWS),
+    ] {
+        let table = compile(&contract_with(from, to), 1);
+        let reader = Reader::new(table.as_bytes()).unwrap();
+        let settings: &[SettingsRecord] = reader.section(policy::SETTINGS).unwrap();
+        assert_eq!(settings[0].flags, flags, "{to}");
+    }
 }
 
 #[test]

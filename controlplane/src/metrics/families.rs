@@ -24,6 +24,7 @@ pub fn all(reading: &Reading, facts: &Facts, duration: f64) -> Vec<Family> {
     let mut families = control(reading, facts);
     families.extend(super::pcp::families(facts));
     families.extend(super::simco::families(facts));
+    families.extend(super::log::families(facts, &total));
     families.extend(ports(reading, facts));
     families.extend(workers(reading, facts));
     families.extend(traffic(&total));

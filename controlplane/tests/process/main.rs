@@ -2,5 +2,6 @@
 
 mod daemon;
 mod kernel;
+mod log;
 mod rules;
 mod support;

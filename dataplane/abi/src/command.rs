@@ -325,4 +325,7 @@ impl WalkTable {
     /// Ports of this worker's blocks that are leased to others: a [`crate::event::BindingRow`] for each port, whose
     /// `worker` is [`PortLease::owner`], without inside end. One that is made or released meanwhile may be missing.
     pub const LEASES: Self = Self(5);
+    /// Port blocks that subscribers have, without the computed ranges of a deterministic pool:
+    /// a [`crate::event::PortsLogged`] each.
+    pub const BLOCKS: Self = Self(6);
 }

@@ -81,6 +81,10 @@ indices! {
         Events = "events",
         /// Events lost because the ring was full or nobody was attached.
         EventsDropped = "events_dropped",
+        /// Port blocks and flows logged over the event ring.
+        LogRecords = "log_records",
+        /// Those that were lost because too many waited for room in it.
+        LogRecordsLost = "log_records_lost",
         /// Times this worker found the peer's ring broken or a command malformed.
         PeerViolations = "peer_violations",
         /// Packets that used an existing endpoint-independent mapping for a new flow.
@@ -350,7 +354,7 @@ indices! {
 }
 
 indices! {
-    /// Why a flow ended.
+    /// Why a flow ended. No quota is among the reasons: limits refuse new flows and end none (RFC 6888 REQ-11d).
     FlowEnd {
         /// Idle past its timeout.
         Timeout = "timeout",
@@ -358,8 +362,12 @@ indices! {
         Fin = "fin",
         /// TCP reset and the wait after it.
         Rst = "rst",
-        /// An operator or a removed pinhole.
+        /// Its pinhole was closed: by an operator, an agent or a host, or at the end of its lifetime.
         Admin = "admin",
+        /// A new policy has no place for it: its address left the pool.
+        Policy = "policy",
+        /// Its binding or its pinhole went to somebody else.
+        Binding = "binding",
     }
 }
 

@@ -2,6 +2,8 @@
 //! counted, but answers are not lost, since a worker takes a command only when its answer has room.
 
 use crate::command::Kind;
+use crate::counters::{FlowEnd, TcpState};
+use crate::flow::FlowRow;
 use crate::{Address, InterfaceId, PoolId, Prefix, WorkerId};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -21,6 +23,14 @@ impl Kind {
     pub const PINHOLE_CLOSED: Self = Self(0x107);
     /// [`Seen`].
     pub const SEEN: Self = Self(0x108);
+    /// [`PortsLogged`]: a subscriber has these ports from now on.
+    pub const PORTS_ASSIGNED: Self = Self(0x109);
+    /// [`PortsLogged`]: it has them no more.
+    pub const PORTS_RELEASED: Self = Self(0x10a);
+    /// [`PortsLogged`]: it has them still. A row of [`crate::command::WalkTable::BLOCKS`].
+    pub const PORTS_HELD: Self = Self(0x10b);
+    /// [`FlowEnded`].
+    pub const FLOW_ENDED: Self = Self(0x10c);
 }
 
 /// How a command ended.
@@ -232,4 +242,119 @@ pub struct WalkEnd {
 impl WalkEnd {
     /// Nothing is left.
     pub const DONE: u64 = u64::MAX;
+}
+
+/// External ports that a subscriber has or had: a block, or one port in somebody else's. Sent where the policy says
+/// [`crate::table::SettingsRecord::LOG_BLOCKS`]; not for the computed ranges of a deterministic pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct PortsLogged {
+    /// The subscriber.
+    pub inside: Address,
+    /// The pool address.
+    pub external: Address,
+    /// When it got them, milliseconds of the dataplane's clock, to 128 ms; [`PortsLogged::UNKNOWN`] if that is not
+    /// known.
+    pub since_ms: u64,
+    /// When this was so, milliseconds of the dataplane's clock.
+    pub at_ms: u64,
+    /// First and last port of each run, host byte order; 0 and 0 behind the last run.
+    pub runs: [[u16; 2]; PortsLogged::RUNS],
+    /// IP protocol number; 0 for all that have ports or query identifiers.
+    pub protocol: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+}
+
+impl PortsLogged {
+    /// Most runs of a block: 4096 ports in granules of 512 that need not begin with one.
+    pub const RUNS: usize = 9;
+    /// `since_ms` of a port whose beginning nobody noted.
+    pub const UNKNOWN: u64 = u64::MAX;
+
+    /// The runs there are.
+    pub fn ports(&self) -> impl Iterator<Item = [u16; 2]> + '_ {
+        self.runs.iter().copied().take_while(|run| *run != [0, 0])
+    }
+}
+
+/// A flow ended. Sent where the policy says [`crate::table::SettingsRecord::LOG_FLOWS`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct FlowEnded {
+    /// The inside end.
+    pub inside: Address,
+    /// What the remote end took for the inside one.
+    pub external: Address,
+    /// The remote end.
+    pub remote: Address,
+    /// When it began, milliseconds of the dataplane's clock, to 128 ms.
+    pub began_ms: u64,
+    /// When its last packet came that counts against idleness.
+    pub last_ms: u64,
+    /// When it ended.
+    pub ended_ms: u64,
+    /// Packets from the inside end and from the remote one.
+    pub packets: [u64; 2],
+    /// IP packets' bytes, likewise.
+    pub bytes: [u64; 2],
+    /// Ports in host byte order; an ICMP query's identifier.
+    pub inside_port: u16,
+    /// See `inside_port`.
+    pub external_port: u16,
+    /// See `inside_port`.
+    pub remote_port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Index of a [`FlowEnd`].
+    pub cause: u8,
+    /// Index of a [`TcpState`]: the last one.
+    pub state: u8,
+    /// [`FlowEnded::INBOUND`], [`FlowEnded::TRANSLATED`].
+    pub flags: u8,
+    /// Zero.
+    pub reserved: [u8; 6],
+}
+
+impl FlowEnded {
+    /// Opened from the remote end.
+    pub const INBOUND: u8 = 1;
+    /// The external end differs from the inside one, or might.
+    pub const TRANSLATED: u8 = 2;
+
+    /// Of a flow as it is at `now_ms`, its last moment.
+    #[must_use]
+    pub fn new(flow: &FlowRow, why: FlowEnd, now_ms: u64) -> Self {
+        Self {
+            inside: flow.inside.0,
+            external: flow.external.0,
+            remote: flow.remote.0,
+            began_ms: now_ms.saturating_sub(flow.age_ms),
+            last_ms: now_ms.saturating_sub(flow.idle_ms),
+            ended_ms: now_ms,
+            packets: flow.packets,
+            bytes: flow.bytes,
+            inside_port: flow.inside.1,
+            external_port: flow.external.1,
+            remote_port: flow.remote.1,
+            protocol: flow.protocol,
+            cause: why.index() as u8,
+            state: flow.state.index() as u8,
+            flags: if flow.inbound { Self::INBOUND } else { 0 }
+                | if flow.translated { Self::TRANSLATED } else { 0 },
+            reserved: [0; 6],
+        }
+    }
+
+    /// Why it ended; `None` if the sender is of another build.
+    #[must_use]
+    pub fn cause(&self) -> Option<FlowEnd> {
+        FlowEnd::at(usize::from(self.cause))
+    }
+
+    /// Its last TCP state; [`TcpState::None`] of other protocols.
+    #[must_use]
+    pub fn state(&self) -> TcpState {
+        TcpState::at(usize::from(self.state)).unwrap_or(TcpState::None)
+    }
 }

@@ -114,7 +114,8 @@ pub const LAYOUT_HASH: u64 = {
         PortsRelease, PortsReserve, Walk,
     };
     use crate::event::{
-        Ack, BindingRow, NeighbourNeeded, PinholeClosed, PinholeLocked, Seen, Tuple, WalkEnd,
+        Ack, BindingRow, FlowEnded, NeighbourNeeded, PinholeClosed, PinholeLocked, PortsLogged, Seen, Tuple,
+        WalkEnd,
     };
     use crate::flow::{FlowCold, FlowRecord, FlowRecord6, StateHeader};
     use crate::table::{
@@ -148,6 +149,8 @@ pub const LAYOUT_HASH: u64 = {
         StateHeader { magic, layout_hash, abi_version, flows, flows_v6, worker, workers, clock_base }
         PinholeLocked { id, remote, remote_port }
         PinholeClosed { id }
+        PortsLogged { inside, external, since_ms, at_ms, runs, protocol }
+        FlowEnded { inside, external, remote, began_ms, last_ms, ended_ms, packets, bytes, inside_port, external_port, remote_port, protocol, cause, state, flags }
         Look { inside, inside_port, pool, protocol }
         Seen { external, remaining_ms, external_port, flags }
         Message { magic, layout_hash, abi_version, kind, result, table, generation, value }

@@ -129,6 +129,10 @@ impl SettingsRecord {
     pub const UDP_INBOUND_REFRESH: u32 = 1;
     /// Drop packets whose source does not route back to their interface (BCP 84 strict).
     pub const REVERSE_PATH: u32 = 2;
+    /// Say which port blocks subscribers get and give back: [`crate::event::PortsLogged`].
+    pub const LOG_BLOCKS: u32 = 4;
+    /// Say which flows end, and why: [`crate::event::FlowEnded`].
+    pub const LOG_FLOWS: u32 = 8;
 
     /// Milliseconds that a flow may be idle in `state`, which is of TCP alone.
     #[must_use]

@@ -15,7 +15,7 @@ use contacts::Contacts;
 use held::Reservation;
 use pinholes::Pinhole;
 use slots::Slots;
-use turnpike_abi::command::{Parity, Slot};
+use turnpike_abi::command::{Kind, Parity, Slot};
 use turnpike_abi::counters::{Counters, DropReason, ProtocolClass};
 use turnpike_abi::event::{AckResult, BindingRow};
 use turnpike_abi::flow::{CREATED_SHIFT, NONE};
@@ -66,6 +66,8 @@ impl Binding {
     const LEASED: u8 = 2;
     /// Its last pinhole was removed and its flows were left: nobody new comes in.
     const DRAINING: u8 = 4;
+    /// It has a line of its own in the log.
+    const LOGGED: u8 = 8;
 
     /// The inside address of a translated binding.
     pub(crate) fn inside(&self) -> Address {
@@ -425,6 +427,28 @@ impl Bindings {
         true
     }
 
+    /// Logs a translated binding whose port lies in no block of its subscriber's: the block's own line, if there is
+    /// one, names somebody else.
+    fn log_foreign(&mut self, number: u32) {
+        let Some(&binding) = self.record(number).filter(|_| self.ports.records.is_wanted()) else { return };
+        if binding.pool == BindingRow::NO_POOL || binding.has(Binding::LOGGED) {
+            return;
+        }
+        let Binding { subscriber, external, external_port, .. } = binding;
+        let has_port = !binding.has(Binding::LEASED) && Class::of(binding.class()).is_some();
+        if !(has_port && self.ports.is_own(subscriber, external, external_port)) {
+            self.log(Kind::PORTS_ASSIGNED, &binding);
+            if let Some(record) = self.record_mut(number) {
+                record.flags |= Binding::LOGGED;
+            }
+        }
+    }
+
+    fn log(&mut self, kind: Kind, binding: &Binding) {
+        let Binding { inside, external, protocol, external_port, .. } = *binding;
+        self.ports.note_foreign(kind, inside, external, protocol, external_port);
+    }
+
     /// Removes a binding and frees its port. The caller has ended its flows and its pinholes.
     pub(crate) fn remove(&mut self, number: u32, counters: &mut Counters) {
         let Some(&binding) = self.record(number) else { return };
@@ -441,6 +465,9 @@ impl Bindings {
         }
         counters.binding_ended(binding.class(), binding.pool.index());
         let class = Class::of(binding.class());
+        if binding.has(Binding::LOGGED) {
+            self.log(Kind::PORTS_RELEASED, &binding);
+        }
         if binding.has(Binding::LEASED) || class.is_none() {
             let port = binding.external_port;
             self.portless.remove(&ExternalKey {

@@ -12,7 +12,7 @@ use turnpike_abi::command::{
     Kind, Look, MAX_RANGE, NeighbourClear, NeighbourSet, NeighboursReset, Parity, PinholeAdd, PinholeRemove,
     PortLease, PortsRelease, PortsReserve, Slot, Walk, WalkTable,
 };
-use turnpike_abi::counters::{Counter, ProtocolClass};
+use turnpike_abi::counters::{Counter, FlowEnd, ProtocolClass};
 use turnpike_abi::event::{Ack, AckResult, BindingRow, Seen, WalkEnd};
 use turnpike_abi::flow::Toward;
 use turnpike_abi::layout::MAGIC;
@@ -303,6 +303,14 @@ impl<B: Buffer> Worker<B> {
                 send(&mut bindings.walk_reservations(cursor, WALK_RECORDS), reservations)
             }
             WalkTable::LEASES => send(&mut bindings.walk_leases(cursor, WALK_RECORDS), leases),
+            WalkTable::BLOCKS => {
+                let mut rows = self.bindings.ports.walk_blocks(cursor, WALK_RECORDS, now);
+                for (_, row) in rows.by_ref().take(limit) {
+                    end.rows += 1;
+                    out.events.push(Slot::new(Kind::PORTS_HELD, sequence, &row));
+                }
+                rows.next().map_or(after(cursor, self.bindings.ports.blocks()), |(next, _)| next as u64)
+            }
             _ => return Err(Violation("walk over an unknown table")),
         };
         out.events.push(Slot::new(Kind::WALK_END, sequence, &end));
@@ -334,7 +342,7 @@ impl<B: Buffer> Worker<B> {
         let mut from = 0;
         while let Some(outdated) = self.bindings.outdated(&tables.policy, from) {
             self.bindings.lost(outdated as u32, &mut self.counters);
-            self.end_binding(outdated as u32);
+            self.end_binding(outdated as u32, FlowEnd::Policy);
             from = outdated + 1;
         }
     }

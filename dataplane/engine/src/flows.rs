@@ -12,7 +12,8 @@ use turnpike_abi::Address;
 use turnpike_abi::counters::{ProtocolClass, TcpState};
 use turnpike_abi::event::Tuple;
 use turnpike_abi::flow::{
-    CREATED_SHIFT, FlowCold, FlowRecord, FlowRecord6, NO_HOP, NO_INGRESS, NONE, StateHeader, Toward, flag,
+    CREATED_SHIFT, FlowCold, FlowRecord, FlowRecord6, FlowRow, NO_HOP, NO_INGRESS, NONE, StateHeader, Toward,
+    flag,
 };
 use turnpike_shm::memory::{Array, Memory, prefetch_bytes};
 use turnpike_shm::state::StateArrays;
@@ -380,6 +381,13 @@ impl Flows {
         let record = self.record(flow)?;
         let at = (flow as usize).checked_sub(self.records.len());
         Some(tuples_of(record, at.and_then(|at| self.records6.get(at))))
+    }
+
+    /// A flow as it is shown.
+    pub(crate) fn row(&self, flow: u32, now: Time) -> Option<FlowRow> {
+        let at = (flow as usize).checked_sub(self.records.len());
+        let ends = at.and_then(|at| self.records6.get(at)).map(|record| (record.inside, record.remote));
+        Some(FlowRow::new(flow, self.record(flow)?, ends, self.cold(flow)?, now.0))
     }
 
     /// What to do to packets of one direction.

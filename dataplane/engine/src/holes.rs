@@ -73,7 +73,7 @@ impl<B: Buffer> Worker<B> {
 
     /// Ends the flows of those who tried for a pinhole that somebody else has now.
     fn end_losers(&mut self, binding: u32) {
-        self.end_flows(binding, |worker, flow| {
+        self.end_flows(binding, FlowEnd::Binding, |worker, flow| {
             worker
                 .remote_of(flow)
                 .is_some_and(|(remote, inbound)| worker.bindings.lost_race(binding, remote, inbound))
@@ -82,11 +82,11 @@ impl<B: Buffer> Worker<B> {
     }
 
     /// Ends some flows of a binding that has a pinhole.
-    fn end_flows(&mut self, binding: u32, ends: impl Fn(&Self, u32) -> bool) {
+    fn end_flows(&mut self, binding: u32, why: FlowEnd, ends: impl Fn(&Self, u32) -> bool) {
         let mut flow = self.bindings.record(binding).map_or(NONE, |record| record.first_flow);
         while let Some(next) = self.flows.cold(flow).map(|cold| cold.next) {
             if ends(self, flow) {
-                self.end_flow(flow, FlowEnd::Admin);
+                self.end_flow(flow, why);
             }
             flow = next;
         }
@@ -132,7 +132,7 @@ impl<B: Buffer> Worker<B> {
             if let Some(binding) = self.bindings.of_inside(add.protocol, add.inside, port, add.pool)
                 && self.bindings.record(binding).is_some_and(|record| record.is_dynamic())
             {
-                self.end_binding(binding);
+                self.end_binding(binding, FlowEnd::Binding);
             }
         }
         Ok(())
@@ -151,7 +151,7 @@ impl<B: Buffer> Worker<B> {
     fn close_port(&mut self, closing: Closing, drain: bool) {
         let binding = closing.binding;
         if !drain {
-            self.end_flows(binding, |worker, flow| {
+            self.end_flows(binding, FlowEnd::Admin, |worker, flow| {
                 worker
                     .remote_of(flow)
                     .is_some_and(|(remote, inbound)| worker.bindings.is_by(closing, remote, inbound))
@@ -160,7 +160,7 @@ impl<B: Buffer> Worker<B> {
         if self.bindings.unlink(closing) {
             self.recount(binding);
         } else if !drain || self.bindings.record(binding).is_some_and(|record| record.flows == 0) {
-            self.end_binding(binding);
+            self.end_binding(binding, FlowEnd::Admin);
         } else {
             self.bindings.drain(binding);
             self.recount(binding);

@@ -25,6 +25,7 @@ mod pipeline;
 mod policy;
 mod ports;
 mod reassembly;
+mod records;
 mod related;
 mod replies;
 mod sessions;
@@ -240,6 +241,19 @@ impl<B: Buffer> Engine<B> {
             self.worker.expire(now, &tables.policy.settings);
             self.worker.look_after_pinholes(out);
         }
+        self.worker.count_records();
+    }
+
+    /// Whether what the operator wants logged waits for room in the event ring.
+    #[must_use]
+    pub fn has_records(&self) -> bool {
+        self.worker.has_records()
+    }
+
+    /// Puts what the operator wants logged into `out.events`, at most `room` of it, so that answers and news of
+    /// pinholes have theirs. The rest waits; what the worker has no place for any more is lost and counted.
+    pub fn send_records(&mut self, room: usize, out: &mut Outbox<B>) {
+        self.worker.send_records(room, out);
     }
 
     /// Switches to another policy at a burst boundary; returns the one in use until now, to be freed elsewhere.
@@ -252,6 +266,7 @@ impl<B: Buffer> Engine<B> {
             self.worker.sweep = Some(0);
         }
         self.worker.next_epoch();
+        self.worker.want_records(&policy.settings);
         let old = self.policy.replace(policy);
         self.join_tables();
         if let Some(tables) = &self.tables {

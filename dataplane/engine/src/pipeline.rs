@@ -14,10 +14,12 @@ use crate::neighbours::{Neighbours, NextHop};
 use crate::outbox::{Crossed, Outbox};
 use crate::policy::Policy;
 use crate::reassembly::Reassembly;
+use crate::records::Records;
 use crate::replies::Limits;
 use crate::{Buffer, BufferSource, Interface, Setup, Time};
 use std::sync::Arc;
 use turnpike_abi::counters::{Counter, Counters, Direction, DropReason, IcmpKind, ProtocolClass};
+use turnpike_abi::event::FlowEnded;
 use turnpike_abi::flow::StateHeader;
 use turnpike_abi::table::Side;
 use turnpike_abi::{Address, InterfaceId, PortId, WorkerId, ZoneId};
@@ -74,6 +76,8 @@ pub(crate) struct Worker<B> {
     pub(crate) sweep: Option<usize>,
     /// Fragments being made; empty between packets.
     pub(crate) pieces: Vec<B>,
+    /// Flows that ended, to be logged.
+    pub(crate) ended: Records<FlowEnded>,
 }
 
 /// Where a packet goes.
@@ -142,6 +146,7 @@ impl<B: Buffer> Worker<B> {
             now: Time(0),
             sweep: None,
             pieces: Vec::with_capacity(MAX_FRAGMENTS),
+            ended: Records::new(),
         })
     }
 

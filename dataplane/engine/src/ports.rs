@@ -7,6 +7,7 @@
 
 mod blocks;
 mod geometry;
+mod log;
 mod named;
 mod pools;
 mod quarantine;
@@ -16,13 +17,14 @@ mod tests;
 mod units;
 
 use crate::keyed::Keyed;
+use crate::records::Records;
 use crate::{Setup, Time};
 use blocks::Blocks;
 use geometry::{place_of, port_of, words_of};
 use pools::Pools;
 use quarantine::{Due, Quarantine};
 use subscribers::Subscribers;
-use turnpike_abi::command::Parity;
+use turnpike_abi::command::{Kind, Parity};
 use turnpike_abi::counters::{Counter, Counters, ProtocolClass};
 use turnpike_abi::flow::NONE;
 use turnpike_abi::{PoolId, WorkerId};
@@ -125,6 +127,8 @@ pub(crate) struct Ports {
     /// Blocks without subscriber that may have room for a reservation, the newest last.
     shared: Vec<u32>,
     now: Time,
+    /// What subscribers got and gave back, to be logged.
+    pub(crate) records: Records<log::Logged>,
 }
 
 impl Ports {
@@ -148,6 +152,7 @@ impl Ports {
             tally: Tally::default(),
             shared: Vec::with_capacity(named::SHARED),
             now: Time(0),
+            records: Records::new(),
         })
     }
 
@@ -297,7 +302,7 @@ impl Ports {
     fn take_block(&mut self, subscriber: u32, address: u32, number: u16) -> Option<u32> {
         let pool = self.pools.pool_of(address)?;
         let state = self.pools.state(pool)?;
-        let block = self.blocks.take(&state.geometry, subscriber, address, number)?;
+        let block = self.blocks.take(&state.geometry, subscriber, (address, number), self.now)?;
         self.pools.block_taken(address, number);
         let external = self.pools.external(address)?;
         if let Some(record) = self.subscribers.record_mut(subscriber) {
@@ -314,6 +319,7 @@ impl Ports {
                 }
             }
         }
+        self.note_block(Kind::PORTS_ASSIGNED, block);
         Some(block)
     }
 
@@ -472,6 +478,7 @@ impl Ports {
 
     fn release_block(&mut self, block: u32) {
         let Some(&record) = self.blocks.record(block) else { return };
+        self.note_block(Kind::PORTS_RELEASED, block);
         for class in Class::ALL {
             if record.free.get(class.index()).is_some_and(|free| *free > 0) {
                 self.blocks.unlink(&mut self.subscribers, block, class);

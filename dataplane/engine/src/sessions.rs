@@ -12,7 +12,7 @@ use crate::{Buffer, Time, bindings, related, tcp};
 use turnpike_abi::counters::{
     Counter, Direction, DropReason, FirewallAction, FlowEnd, IcmpKind, ProtocolClass, TcpState,
 };
-use turnpike_abi::event::{BindingRow, Tuple};
+use turnpike_abi::event::{BindingRow, FlowEnded, Tuple};
 use turnpike_abi::flow::{FlowRecord, NO_HOP, NO_INGRESS, NONE, Toward, flag};
 use turnpike_abi::table::{SettingsRecord, Side};
 use turnpike_abi::{Address, InterfaceId, PoolId, ZoneId, steering};
@@ -630,6 +630,11 @@ impl<B: Buffer> Worker<B> {
         if let (true, Some((remote, inbound))) = (binding != NONE, self.remote_of(number)) {
             self.bindings.flow_ended(binding, remote, inbound);
         }
+        if self.ended.is_wanted()
+            && let Some(row) = self.flows.row(number, now)
+        {
+            self.ended.note(FlowEnded::new(&row, why, now.0));
+        }
         self.flows.end(number);
         self.counters.flow_ended(class, state, why);
         if let Some(flow) = self.flows.cold_mut(next) {
@@ -650,11 +655,11 @@ impl<B: Buffer> Worker<B> {
     }
 
     /// Ends every flow of a binding, then the binding.
-    pub(crate) fn end_binding(&mut self, number: u32) {
+    pub(crate) fn end_binding(&mut self, number: u32, why: FlowEnd) {
         while let Some(flow) =
             self.bindings.record(number).map(|record| record.first_flow).filter(|&flow| flow != NONE)
         {
-            self.end_flow(flow, FlowEnd::Admin);
+            self.end_flow(flow, why);
         }
         self.bindings.remove(number, &mut self.counters);
     }

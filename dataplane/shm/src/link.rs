@@ -62,6 +62,14 @@ impl WorkerLink {
         self.events.has_room(events)
     }
 
+    /// Events that fit now.
+    ///
+    /// # Errors
+    /// If the control plane broke the ring.
+    pub fn free(&mut self) -> Result<usize, Broken> {
+        self.events.free()
+    }
+
     /// Sends an event. Never waits.
     ///
     /// # Errors

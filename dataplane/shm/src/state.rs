@@ -191,8 +191,13 @@ impl StateView {
     /// The worker's clock at `wall_ms`, milliseconds since the epoch.
     #[must_use]
     pub fn clock_ms(&self, wall_ms: u64) -> u64 {
-        let base = self.peer.load(core::mem::offset_of!(StateHeader, clock_base)).unwrap_or(0);
-        wall_ms.saturating_sub(base)
+        wall_ms.saturating_sub(self.clock_base_ms())
+    }
+
+    /// Wall clock at 0 of the worker's, milliseconds since the epoch.
+    #[must_use]
+    pub fn clock_base_ms(&self) -> u64 {
+        self.peer.load(core::mem::offset_of!(StateHeader, clock_base)).unwrap_or(0)
     }
 
     /// The flow at a place at `now_ms` of the worker's clock. Never a mixture of two; its counters go on meanwhile.

@@ -53,6 +53,8 @@ pub struct Appliance {
     sequence: u64,
     /// Events of the workers.
     pub events: Vec<(WorkerId, Slot)>,
+    /// Room in the event ring for what is logged; 0 is a ring that nobody empties.
+    pub log_room: usize,
     sent: VecDeque<Sent>,
     punted: VecDeque<(InterfaceId, Vec<u8>)>,
 }
@@ -118,6 +120,7 @@ impl Appliance {
             generation: 0,
             sequence: 0,
             events: Vec::new(),
+            log_room: ROOM,
             sent: VecDeque::new(),
             punted: VecDeque::new(),
         }
@@ -340,6 +343,7 @@ impl Appliance {
             self.crossing[to.index()].push_back(crossed);
         }
         out.freed.clear();
+        engine.send_records(self.log_room, out);
         let from = WorkerId(worker as u8);
         self.events.extend(out.events.drain(..).map(|event| (from, event)));
     }

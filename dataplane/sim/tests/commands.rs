@@ -441,7 +441,7 @@ fn a_pool_address_that_is_taken_away_ends_its_bindings_only() {
             (counters.pool_ports(0, ProtocolClass::Udp), counters.pool_ports(1, ProtocolClass::Udp)),
             (0, 1)
         );
-        assert_eq!(counters.flows_ended(ProtocolClass::Udp, FlowEnd::Admin), 1);
+        assert_eq!(counters.flows_ended(ProtocolClass::Udp, FlowEnd::Policy), 1);
         lab.back(&Build::udp((SERVER, 53), (&stays.0, stays.1), b"x"));
         assert_eq!(lab.udp_mapping(OTHER_HOST, 5000), stays);
         assert_eq!(lab.udp_mapping(HOST, 5000).0, "203.0.113.2");

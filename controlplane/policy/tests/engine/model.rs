@@ -349,6 +349,12 @@ proptest! {
     fn promises_are_kept(ops in proptest::collection::vec(op(), 1..120), workers in 1u8..4) {
         run(workers, &ops);
     }
+
+    #[test]
+    fn any_bytes_are_a_program(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        let (workers, ops) = of_bytes(&bytes);
+        run(workers, &ops);
+    }
 }
 
 /// The generator reaches what is worth it.

@@ -12,7 +12,7 @@ use turnpike_abi::command::{
     Kind, NeighbourClear, NeighbourSet, PinholeAdd, PinholeRemove, PortLease, Slot, Walk, WalkTable,
 };
 use turnpike_abi::counters::{Counter, Counters};
-use turnpike_abi::event::{Ack, AckResult, BindingRow, WalkEnd};
+use turnpike_abi::event::{Ack, AckResult, BindingRow, PortsLogged, WalkEnd};
 use turnpike_abi::flow::{StateHeader, StateLayout};
 use turnpike_abi::stats::{Identity, InterfaceInfo, MainStats, PortStats, field};
 use turnpike_abi::table::{AddressRecord, Reader, RouteRecord, TableKind, forwarding};
@@ -46,6 +46,8 @@ pub struct State {
     pub leases: Vec<PortLease>,
     /// The workers' flows.
     pub flows: Vec<StateArrays>,
+    /// Blocks that subscribers hold.
+    pub blocks: Vec<(WorkerId, PortsLogged)>,
     /// Events to send.
     pub events: Vec<(WorkerId, Slot)>,
     /// Times somebody attached.
@@ -356,6 +358,10 @@ fn walk(worker: WorkerId, sequence: u64, walk: &Walk, state: &State) -> Vec<Slot
                 Slot::new(Kind::BINDING_ROW, sequence, &row)
             })
             .collect(),
+        WalkTable::BLOCKS => {
+            let own = state.blocks.iter().filter(|(owner, _)| *owner == worker);
+            own.map(|(_, row)| Slot::new(Kind::PORTS_HELD, sequence, row)).collect()
+        }
         _ => state
             .pinholes
             .values()

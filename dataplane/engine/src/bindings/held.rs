@@ -287,6 +287,12 @@ impl Bindings {
                 self.ports.put_back(binding.subscriber, binding.external, class, port, Entry::Bound(number));
             }
         }
+        for number in 0..self.slab.len() as u32 {
+            let stays = |binding: &Binding| policy.pool_of(binding.external()) == Some(binding.pool);
+            if self.record(number).is_some_and(stays) {
+                self.log_foreign(number);
+            }
+        }
         for (_, held) in self.reservations.iter() {
             for port in held.each() {
                 self.ports.put_back(NONE, held.external, held.class, port, Entry::Held);

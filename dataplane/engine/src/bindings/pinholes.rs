@@ -507,6 +507,7 @@ impl Bindings {
                     }
                     return Err(AckResult::TABLE_FULL);
                 }
+                self.log_foreign(number);
                 number
             }
         };

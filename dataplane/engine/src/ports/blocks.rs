@@ -3,7 +3,8 @@
 use super::Class;
 use super::geometry::{BLOCK_WORDS, Geometry};
 use super::subscribers::Subscribers;
-use turnpike_abi::flow::NONE;
+use crate::Time;
+use turnpike_abi::flow::{CREATED_SHIFT, NONE};
 use turnpike_shm::memory::prefetch_value;
 
 /// A block that somebody has.
@@ -23,6 +24,8 @@ pub(super) struct Block {
     links: [(u32, u32); Class::COUNT],
     /// Ports not free, cooling ones included, of all classes.
     pub(super) busy: u32,
+    /// When it was taken, in units of 128 ms.
+    pub(super) since: u32,
     /// Second of the last time a port of it was given back.
     pub(super) freed_s: u32,
     /// Next in the list of its second; `hangs` says whether it is in one.
@@ -90,8 +93,8 @@ impl Blocks {
         &mut self,
         geometry: &Geometry,
         subscriber: u32,
-        address: u32,
-        number: u16,
+        (address, number): (u32, u16),
+        now: Time,
     ) -> Option<u32> {
         if self.find(address, number).is_some() || !self.has_room() {
             return None;
@@ -113,6 +116,7 @@ impl Blocks {
             full: [full; Class::COUNT],
             links: [(NONE, NONE); Class::COUNT],
             busy: 0,
+            since: (now.0 >> CREATED_SHIFT) as u32,
             freed_s: 0,
             next: NONE,
             hangs: false,
@@ -229,6 +233,11 @@ impl Blocks {
             block.address = address;
         }
         self.enter(at);
+    }
+
+    /// How many numbers of blocks there are.
+    pub(super) fn len(&self) -> usize {
+        self.slab.len()
     }
 
     /// Every block there is, by number.

@@ -7,7 +7,7 @@ use super::units::END;
 use super::{Class, EVEN, Entry, PortError, Ports, Subscriber, Taken, Wanted};
 use crate::policy::Policy;
 use turnpike_abi::PoolId;
-use turnpike_abi::command::Parity;
+use turnpike_abi::command::{Kind, Parity};
 use turnpike_abi::flow::NONE;
 use turnpike_abi::table::PoolRecord;
 
@@ -401,7 +401,7 @@ impl Ports {
             self.leave_chains(&lost);
         }
         for at in &lost {
-            self.drop_block(*at, &units);
+            self.drop_block(*at, &units, &old);
         }
         for number in self.subscribers.numbers() {
             if let Some(record) = self.subscribers.record_mut(number) {
@@ -413,8 +413,11 @@ impl Ports {
     }
 
     /// Forgets a block whose address or shape is gone, with its ports.
-    fn drop_block(&mut self, at: u32, units: &[u32]) {
+    fn drop_block(&mut self, at: u32, units: &[u32], old: &Pools) {
         let Some(&record) = self.blocks.record(at) else { return };
+        if let Some(logged) = self.logged_block(old, at) {
+            self.records.note((Kind::PORTS_RELEASED, logged));
+        }
         let words = record.first_word..record.first_word + record.words;
         for class in Class::ALL {
             if record.free.get(class.index()).is_some_and(|free| *free > 0) {

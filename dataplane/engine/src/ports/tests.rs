@@ -217,6 +217,7 @@ proptest! {
         let mut rows: Vec<([u8; 4], u16, u8)> = Vec::new();
         let mut cooling: BTreeMap<([u8; 4], u8, u16), u64> = BTreeMap::new();
         let mut now = 5000;
+        ports.at(Time(now));
         let (mut given, mut refused) = (0, 0);
         for step in steps {
             match step {
