@@ -315,6 +315,7 @@ impl Engine {
         }
         let id = rule.id;
         self.insert(Entry::asked(rule, asked));
+        self.under_way += 1;
         self.begin(id, now);
         Ok(())
     }

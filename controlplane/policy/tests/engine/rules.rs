@@ -6,8 +6,8 @@ use turnpike_abi::command::PinholeAdd;
 use turnpike_abi::event::AckResult;
 use turnpike_policy::{
     Action, Agent, AuditEvent, Behaviour, Direction, Enable, Ending, Event, Find, Front, GroupId, Lifetime,
-    Lock, Network, Outside, Permit, PortParity, Protocol, Refusal, Reply, Request, Requester, Reserve,
-    Rights, RuleId, Scope, State, Time,
+    Limits, Lock, Network, Outside, Permit, PortParity, Protocol, Refusal, Reply, Request, Requester,
+    Reserve, Rights, RuleId, Scope, State, Time,
 };
 
 fn gone(rule: RuleId) -> Event {
@@ -591,4 +591,24 @@ fn a_leased_port_goes_back_when_the_last_flow_of_a_drained_pinhole_ended() {
         return;
     }
     panic!("no host of the other worker");
+}
+
+/// Requests that are not answered yet are counted, and no more of them are begun than may wait.
+#[test]
+fn requests_under_way_are_bounded() {
+    let limits = Limits { pending: 2, ..Limits::default() };
+    let mut world = World::with(turnpike_policy::Access { limits, ..access() }, 1);
+    world.slow_workers = Some(std::collections::VecDeque::new());
+    let by = world.by("a");
+    let ask = |world: &mut World, port| world.submit(&by, Request::Enable(Box::new(udp("10.0.0.1", port))));
+    let first = [ask(&mut world, 80), ask(&mut world, 82)];
+    assert_eq!(world.engine.under_way(), 2);
+    let third = ask(&mut world, 84);
+    assert_eq!(world.answer(third), Some(Err(Refusal::Busy)));
+    for (token, worker, command) in world.slow_workers.take().unwrap() {
+        world.carry_out(token, worker, command);
+    }
+    world.run();
+    assert!(first.iter().all(|&transaction| world.answer(transaction).is_some_and(|answer| answer.is_ok())));
+    assert_eq!(world.engine.under_way(), 0);
 }
