@@ -7,6 +7,7 @@
 use crate::attach::Order;
 use crate::daemon::Daemon;
 use crate::lines::{LineLog, Lost};
+use crate::survey;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -24,7 +25,7 @@ const AGAIN: Duration = Duration::from_secs(24 * 3600);
 /// Rows a worker sends for one command.
 const STEP: u32 = 256;
 /// Numbers of the walks over blocks: one for each worker.
-const WALKS: std::ops::Range<u64> = u64::MAX - 767..u64::MAX - 511;
+const WALKS: std::ops::Range<u64> = survey::FIRST - 256..survey::FIRST;
 
 /// What a line is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -11,7 +11,7 @@ use turnpike_abi::event::{BindingRow, WalkEnd};
 /// Rows a worker sends for one command.
 const STEP: u32 = 256;
 /// Numbers of walks from here on are a survey's: [`WORKERS`] for each of the tables.
-const FIRST: u64 = u64::MAX - 1023;
+pub const FIRST: u64 = u64::MAX - 1023;
 const WORKERS: u64 = 256;
 /// What is walked, in this order; only the first of them to find out what is in use.
 const TABLES: [WalkTable; 3] = [WalkTable::PINHOLES, WalkTable::RESERVATIONS, WalkTable::LEASES];

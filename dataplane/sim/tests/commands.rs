@@ -598,7 +598,7 @@ fn malformed_commands_are_violations() {
         ("a look at nobody", violation(Kind::LOOK, &Look::default())),
         ("rows", violation(Kind::WALK, &Walk { limit: 257, ..walk })),
         ("table", violation(Kind::WALK, &Walk { table: WalkTable(1), ..walk })),
-        ("table", violation(Kind::WALK, &Walk { table: WalkTable(6), ..walk })),
+        ("table", violation(Kind::WALK, &Walk { table: WalkTable(7), ..walk })),
     ] {
         assert!(result.is_err(), "{what}");
     }
