@@ -21,6 +21,7 @@ mod audit;
 mod clock;
 mod daemon;
 mod facts;
+mod firewall;
 mod flows;
 mod journal;
 mod kernel;

@@ -61,6 +61,7 @@ impl Daemon {
             Asked::Pools => self.with_sources(|host, sources| line(host, sources.pools())),
             Asked::Neighbours => self.with_sources(|host, sources| line(host, sources.neighbours())),
             Asked::Routes => self.with_sources(|host, sources| line(host, sources.routes())),
+            Asked::Firewall => self.ok(crate::firewall::rules(&self.running.config, &self.rule_hits())),
             Asked::Drops => self.with_sources(|host, sources| line(host, sources.drops())),
             Asked::Config => self.with_sources(|host, sources| line(host, sources.config())),
             Asked::NatForward(asked) => match self.ranges.forward(asked) {

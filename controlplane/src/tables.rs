@@ -75,6 +75,11 @@ impl Tables {
         self.generation
     }
 
+    /// The generation that every worker is on.
+    pub const fn in_force(&self) -> Option<u64> {
+        self.in_force
+    }
+
     /// Whether the dataplane's answer or the workers' switch is awaited.
     pub fn waiting(&self) -> bool {
         self.policy.is_some_and(|(generation, _)| self.in_force != Some(generation))

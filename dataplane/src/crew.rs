@@ -241,7 +241,9 @@ impl Member {
         let (mut report_end, reports) = channel(REPORTS);
         let (punt_end, punt) = channel(PACKETS);
         let (inject, inject_end) = channel(PACKETS);
-        let page = plan.statistics.worker(WorkerId(index)).map_err(|_| Failure::Statistics(name.clone()))?;
+        let failure = |_| Failure::Statistics(name.clone());
+        let page = plan.statistics.worker(WorkerId(index)).map_err(failure)?;
+        let hits = plan.statistics.hits(WorkerId(index)).map_err(failure)?;
         let mut key = [0; 16];
         rustix::rand::getrandom(&mut key, rustix::rand::GetRandomFlags::empty())
             .doing(|| "cannot have random numbers".to_owned())?;
@@ -282,7 +284,7 @@ impl Member {
                 cross_to: crossing.to,
                 cross_from: crossing.from,
             };
-            let worker = Worker::new(queues, engine, source, channels, page, clock, poll);
+            let worker = Worker::new(queues, engine, source, channels, (page, hits), clock, poll);
             worker.run(state);
             drop(registration);
         };

@@ -15,7 +15,7 @@ use turnpike_shm::link::WorkerLink;
 use turnpike_shm::page::PageWriter;
 use turnpike_shm::ring::{Broken, PushError};
 use turnpike_shm::spsc::{Receiver, Sender};
-use turnpike_shm::statistics::CounterWords;
+use turnpike_shm::statistics::{CounterWords, HitWords};
 
 /// What the main thread tells a worker.
 #[derive(Debug)]
@@ -81,6 +81,7 @@ pub struct Worker {
     /// Whose link it is, or was.
     session: u64,
     page: PageWriter<CounterWords>,
+    hits: PageWriter<HitWords>,
     clock: Clock,
     poll: Poll,
     burst: Vec<Mbuf>,
@@ -92,6 +93,8 @@ pub struct Worker {
     accounted: u64,
     ticked: Time,
     published: Time,
+    /// When rules' hits were.
+    hits_published: Time,
     /// Counters changed since they were published.
     unpublished: bool,
 }
@@ -111,6 +114,9 @@ const POLLS_BETWEEN_ORDERS: u32 = 32;
 /// Milliseconds between two publications of the counters.
 const PUBLISH_EVERY_MS: u64 = 10;
 
+/// Milliseconds between two publications of the firewall rules' hits, of which there may be 80 kB.
+const PUBLISH_HITS_EVERY_MS: u64 = 500;
+
 /// Empty polls before an adaptive worker goes to sleep.
 const POLLS_BEFORE_SLEEP: u32 = 4096;
 /// First sleep, microseconds; it doubles.
@@ -125,7 +131,7 @@ impl Worker {
         engine: Engine<Mbuf>,
         source: MbufSource,
         channels: Channels,
-        page: PageWriter<CounterWords>,
+        (page, hits): (PageWriter<CounterWords>, PageWriter<HitWords>),
         clock: Clock,
         poll: Poll,
     ) -> Self {
@@ -138,6 +144,7 @@ impl Worker {
             link: None,
             session: 0,
             page,
+            hits,
             clock,
             poll,
             burst: Vec::with_capacity(BURST),
@@ -147,6 +154,7 @@ impl Worker {
             accounted: rdtsc(),
             ticked: Time(0),
             published: Time(0),
+            hits_published: Time(0),
             unpublished: true,
         }
     }
@@ -433,6 +441,12 @@ impl Worker {
         self.engine.counters_mut().set(Counter::HeartbeatMs, self.clock.wall_clock_ms());
         self.engine.set_clock_base(self.clock.epoch_ms());
         self.page.publish(self.engine.counters().words());
+        if now.0 - self.hits_published.0 >= PUBLISH_HITS_EVERY_MS
+            && let Some(words) = self.engine.rule_hits()
+        {
+            self.hits_published = now;
+            self.hits.publish_first(words);
+        }
     }
 }
 

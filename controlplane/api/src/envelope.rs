@@ -5,8 +5,8 @@ use crate::data::{
     VersionData, WorkerData,
 };
 use crate::{
-    AgentData, BindingData, FlowData, GroupData, NatForwardData, NatReverseData, RuleData, SessionData,
-    Timestamp,
+    AgentData, BindingData, FirewallRuleData, FlowData, GroupData, NatForwardData, NatReverseData, RuleData,
+    SessionData, Timestamp,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -31,6 +31,7 @@ payload! {
     Vec<PoolData> = "turnpike.pools.v1",
     Vec<NeighbourData> = "turnpike.neighbours.v1",
     Vec<RouteData> = "turnpike.routes.v1",
+    Vec<FirewallRuleData> = "turnpike.firewall.v1",
     DropsData = "turnpike.drops.v1",
     ConfigData = "turnpike.config.v1",
     PinholeData = "turnpike.pinhole.v1",

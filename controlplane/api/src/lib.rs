@@ -12,6 +12,7 @@ pub mod address;
 pub mod client;
 pub mod data;
 pub mod envelope;
+mod firewall;
 pub mod flow;
 mod nat;
 pub mod request;
@@ -28,6 +29,7 @@ pub use data::{
     SteeringData, Traffic, Usage, VersionData, WorkerData, WorkerLoad,
 };
 pub use envelope::{Envelope, ErrorBody, ErrorCode, Payload};
+pub use firewall::FirewallRuleData;
 pub use flow::{BindingData, FlowData, FlowDirection, FlowState};
 pub use nat::{NatForwardData, NatReverseData, PortHolder};
 pub use request::{

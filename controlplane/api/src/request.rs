@@ -27,6 +27,8 @@ pub enum Request {
     Neighbours,
     /// The forwarding table as mirrored. Answered with `Vec<`[`crate::RouteData`]`>`.
     Routes,
+    /// The firewall's static rules. Answered with `Vec<`[`crate::FirewallRuleData`]`>`.
+    Firewall,
     /// Answered with [`crate::DropsData`].
     Drops,
     /// Answered with [`crate::ConfigData`].
@@ -71,6 +73,7 @@ impl Request {
             | Self::Pools
             | Self::Neighbours
             | Self::Routes
+            | Self::Firewall
             | Self::Drops
             | Self::Config
             | Self::PinholeList

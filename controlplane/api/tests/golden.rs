@@ -34,6 +34,7 @@ fn responses() {
     check_response(examples::pools());
     check_response(examples::neighbours());
     check_response(examples::routes());
+    check_response(examples::firewall());
     check_response(examples::drops());
     check_response(examples::config());
     check_response(examples::reload());

@@ -134,6 +134,8 @@ pub enum Show {
     Neighbours,
     /// The forwarding table
     Routes,
+    /// The firewall's static rules, and how many first packets each decided
+    Firewall,
     /// Dropped packets by reason
     Drops {
         /// Show the reasons without drops too

@@ -11,9 +11,9 @@ use std::io::Write;
 use std::path::Path;
 use turnpike_api::{
     AgentData, BindingData, BindingsRequest, Client, ConfigData, DropsData, Envelope, ErrorBody, ErrorCode,
-    FlowData, FlowsRequest, GroupData, GroupsRequest, NeighbourData, Payload, PinholeData, PinholeRemove,
-    PinholeState, PoolData, PortData, ReloadData, Request, RouteData, RuleData, RuleDelete, RulesRequest,
-    SessionData, StatusData, VersionData, WorkerData,
+    FirewallRuleData, FlowData, FlowsRequest, GroupData, GroupsRequest, NeighbourData, Payload, PinholeData,
+    PinholeRemove, PinholeState, PoolData, PortData, ReloadData, Request, RouteData, RuleData, RuleDelete,
+    RulesRequest, SessionData, StatusData, VersionData, WorkerData,
 };
 use turnpike_config::Config;
 
@@ -106,6 +106,10 @@ fn show_what(cli: &Cli, what: &Show, output: &mut Output<'_>) -> Result<u8, Fail
         Show::Routes => {
             let answer = ask::<Vec<RouteData>>(cli, &Request::Routes)?;
             list(output, &answer, "no routes", show::routes)?;
+        }
+        Show::Firewall => {
+            let answer = ask::<Vec<FirewallRuleData>>(cli, &Request::Firewall)?;
+            list(output, &answer, "no static rules: the defaults of the zone pairs decide", show::firewall)?;
         }
         Show::Drops { all } => {
             let answer = ask::<DropsData>(cli, &Request::Drops)?;

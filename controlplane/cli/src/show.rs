@@ -4,8 +4,8 @@ use crate::reasons;
 use crate::table::{Column, Table, number, printable, text};
 use std::io::{self, Write};
 use turnpike_api::{
-    BindingData, ConfigData, DropsData, Endpoint, FlowData, NeighbourData, PinholeData, PoolData, PortData,
-    Protocol, RouteData, WorkerData,
+    BindingData, ConfigData, DropsData, Endpoint, FirewallRuleData, FlowData, NeighbourData, PinholeData,
+    PoolData, PortData, Protocol, RouteData, WorkerData,
 };
 
 /// What stands for something that is absent.
@@ -337,6 +337,50 @@ pub fn routes(out: &mut dyn Write, routes: &[RouteData]) -> io::Result<()> {
             route.kind.name().into(),
             or_none(route.via),
             or_none(route.interface.as_deref()),
+        ]
+    })
+}
+
+const FIREWALL: &[Column] = &[
+    number("RULE"),
+    text("FROM"),
+    text("TO"),
+    number("IP"),
+    text("PROTOCOL"),
+    text("SOURCE"),
+    text("PORTS"),
+    text("DESTINATION"),
+    text("PORTS"),
+    text("ACTION"),
+    number("HITS"),
+];
+
+/// Static rules of the firewall.
+///
+/// # Errors
+/// Those of `out`.
+pub fn firewall(out: &mut dyn Write, rules: &[FirewallRuleData]) -> io::Result<()> {
+    let any = |restricted: Option<String>| restricted.unwrap_or_else(|| "any".into());
+    table(out, FIREWALL, rules, |rule| {
+        let mut protocol = any(rule.protocol.map(|protocol| protocol.to_string()));
+        if let Some(kind) = rule.icmp_type {
+            protocol += &format!(" type {kind}");
+        }
+        if let Some(code) = rule.icmp_code {
+            protocol += &format!(" code {code}");
+        }
+        vec![
+            rule.rule.to_string(),
+            any(rule.from.clone()),
+            any(rule.to.clone()),
+            any(rule.family.map(|family| family.to_string())),
+            protocol,
+            any(rule.source.map(|source| source.to_string())),
+            any(rule.source_ports.map(|ports| ports.to_string())),
+            any(rule.destination.map(|destination| destination.to_string())),
+            any(rule.destination_ports.map(|ports| ports.to_string())),
+            rule.action.clone(),
+            or_none(rule.hits),
         ]
     })
 }

@@ -174,7 +174,7 @@ fn firewall_rules(config: &Config) -> Vec<FirewallRuleRecord> {
     const ICMPV6: u16 = 58;
     const ANY: u16 = FirewallRuleRecord::ANY;
     let mut records = Vec::new();
-    for rule in &config.rules {
+    for (number, rule) in (0u16..).zip(&config.rules) {
         let (Some(from), Some(to)) = (zone_match_id(config, &rule.from), zone_match_id(config, &rule.to))
         else {
             continue;
@@ -203,7 +203,8 @@ fn firewall_rules(config: &Config) -> Vec<FirewallRuleRecord> {
                 to,
                 action: action(rule.action),
                 family: family.map_or(0, Family::number),
-                reserved: [0; 6],
+                rule: number,
+                reserved: [0; 4],
             }
         }));
     }

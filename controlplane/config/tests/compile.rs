@@ -118,7 +118,8 @@ fn every_section_of_the_contract() {
         to: ZoneId(0),
         action: Action::ACCEPT,
         family: 6,
-        reserved: [0; 6],
+        rule: 0,
+        reserved: [0; 4],
     };
     assert_eq!(reader.section::<FirewallRuleRecord>(policy::FIREWALL_RULES).unwrap(), [rule]);
     let pair = ZonePairRecord {
@@ -161,6 +162,7 @@ fn a_rule_for_icmp_of_both_families_is_two() {
     let rules = firewall_rules("protocol = \"icmp\"");
     let seen: Vec<_> = rules.iter().map(|rule| (rule.family, rule.protocol, rule.source)).collect();
     assert_eq!(seen, [(4, 1, any_v4()), (6, 58, Prefix::ANY)]);
+    assert!(rules.iter().all(|record| record.rule == 1), "both count as the one that was written");
     let rules = firewall_rules("protocol = \"icmp\"\nsource = \"192.0.2.0/24\"");
     let seen: Vec<_> = rules.iter().map(|rule| (rule.family, rule.protocol, rule.destination)).collect();
     assert_eq!(seen, [(4, 1, any_v4())]);
@@ -179,6 +181,7 @@ fn a_rule_without_limits_matches_everything() {
         from: ZoneId::ANY,
         to: ZoneId::ANY,
         action: Action::REJECT,
+        rule: 1,
         ..FirewallRuleRecord::default()
     };
     assert_eq!(rules, [expected]);

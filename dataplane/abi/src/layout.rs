@@ -2,7 +2,7 @@
 //!
 //! | segment | writer | holds |
 //! |---|---|---|
-//! | statistics | dataplane, for its whole life | identity, interfaces, port pages, one counter page a worker |
+//! | statistics | dataplane, for its whole life | identity, interfaces, port pages, one counter page and one page of rules' hits a worker |
 //! | events | dataplane, one for each attachment | for each worker: event tail and slots, command head |
 //! | commands | control plane, one for each attachment | heartbeat; for each worker: command tail and slots, event head |
 //!
@@ -51,10 +51,21 @@ pub mod stats {
     /// From one worker's page to the next.
     pub const WORKER_STRIDE: usize = page(counters::region::WORDS * 8).next_multiple_of(4096);
 
+    /// Words of a page of rules' hits: the policy's generation, how many rules it has, then a word for each.
+    pub const HITS: usize = 2 + crate::table::MAX_RULES;
+    /// From one worker's page of hits to the next. They lie behind the pages of counters.
+    pub const HITS_STRIDE: usize = page(HITS * 8).next_multiple_of(4096);
+
+    /// A worker's page of hits.
+    #[must_use]
+    pub const fn hits(workers: usize, worker: usize) -> usize {
+        WORKERS + workers * WORKER_STRIDE + worker * HITS_STRIDE
+    }
+
     /// Bytes of the segment.
     #[must_use]
     pub const fn length(workers: usize) -> usize {
-        WORKERS + workers * WORKER_STRIDE
+        hits(workers, workers)
     }
 }
 
@@ -166,7 +177,7 @@ pub const LAYOUT_HASH: u64 = {
         PoolRecord { port_first, port_last, zone, proxy_arp, filtering, flags, block_size, blocks, quarantine, quarantine_tcp, quarantine_ports, subscriber_ports, subscriber_flows, subscriber_rate, subscriber_burst, dynamic, inside_first, inside_last }
         PoolRangeRecord { first, last, pool }
         NatRuleRecord { source, destination, from, to, action, pool }
-        FirewallRuleRecord { source, destination, source_ports, destination_ports, protocol, icmp_type, icmp_code, from, to, action, family }
+        FirewallRuleRecord { source, destination, source_ports, destination_ports, protocol, icmp_type, icmp_code, from, to, action, family, rule }
         ZonePairRecord { from, to, action }
         AddressRecord { address, prefix_length, interface }
         RouteRecord { prefix, via, interface, kind }
@@ -184,6 +195,7 @@ pub const LAYOUT_HASH: u64 = {
         stats::PORTS,
         stats::WORKERS,
         stats::WORKER_STRIDE,
+        stats::HITS_STRIDE,
         rings::STRIDE,
         RING_SLOTS,
     ];

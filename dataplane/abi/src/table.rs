@@ -375,8 +375,10 @@ pub struct FirewallRuleRecord {
     pub action: Action,
     /// 4 or 6, or 0 for both.
     pub family: u8,
+    /// Which of the configuration's rules it is of, from 0, less than [`MAX_RULES`]: what its hits are counted by.
+    pub rule: u16,
     /// Zero.
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 4],
 }
 
 impl FirewallRuleRecord {

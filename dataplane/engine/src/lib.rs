@@ -15,6 +15,7 @@ mod fast;
 mod flows;
 mod forwarding;
 mod fragments;
+mod hits;
 mod holes;
 mod index;
 mod intervals;
@@ -267,6 +268,7 @@ impl<B: Buffer> Engine<B> {
         }
         self.worker.next_epoch();
         self.worker.want_records(&policy.settings);
+        self.worker.hits.set_policy(&policy);
         let old = self.policy.replace(policy);
         self.join_tables();
         if let Some(tables) = &self.tables {
@@ -326,6 +328,12 @@ impl<B: Buffer> Engine<B> {
         for _ in 0..packets {
             self.worker.counters.drop_packet(reason);
         }
+    }
+
+    /// How often each firewall rule was the first to match a first packet, as the words of
+    /// [`turnpike_abi::layout::stats::HITS`], if that changed since it was asked for last.
+    pub fn rule_hits(&mut self) -> Option<&[u64]> {
+        self.worker.hits.take()
     }
 
     /// The worker's counters, to publish.

@@ -9,6 +9,7 @@ use crate::forwarding::{
     Forwarding, Route, is_link_local, is_martian_destination, is_martian_source, is_multicast,
 };
 use crate::fragments::Head;
+use crate::hits::Hits;
 use crate::keyed::Keyed;
 use crate::neighbours::{Neighbours, NextHop};
 use crate::outbox::{Crossed, Outbox};
@@ -76,6 +77,8 @@ pub(crate) struct Worker<B> {
     pub(crate) sweep: Option<usize>,
     /// Fragments being made; empty between packets.
     pub(crate) pieces: Vec<B>,
+    /// By firewall rule.
+    pub(crate) hits: Hits,
     /// Flows that ended, to be logged.
     pub(crate) ended: Records<FlowEnded>,
 }
@@ -146,6 +149,7 @@ impl<B: Buffer> Worker<B> {
             now: Time(0),
             sweep: None,
             pieces: Vec::with_capacity(MAX_FRAGMENTS),
+            hits: Hits::new(),
             ended: Records::new(),
         })
     }

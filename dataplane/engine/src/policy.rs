@@ -2,15 +2,18 @@
 
 use crate::Interface;
 use crate::classifier::Classifier;
+use core::hash::Hasher;
+use std::hash::DefaultHasher;
 use turnpike_abi::counters::FirewallAction;
 use turnpike_abi::deterministic::Plan;
 use turnpike_abi::event::Tuple;
 use turnpike_abi::table::{
-    Action, Filtering, FirewallRuleRecord, InterfaceRecord, MAX_FRAGMENTS_WAITING, MAX_RECORDS, NatAction,
-    NatRuleRecord, PoolRangeRecord, PoolRecord, Reader, SettingsRecord, Side, TableFault, TableKind,
-    ZonePairRecord, ZoneRecord, policy as section,
+    Action, Filtering, FirewallRuleRecord, InterfaceRecord, MAX_FRAGMENTS_WAITING, MAX_RECORDS, MAX_RULES,
+    NatAction, NatRuleRecord, PoolRangeRecord, PoolRecord, Reader, SettingsRecord, Side, TableFault,
+    TableKind, ZonePairRecord, ZoneRecord, policy as section,
 };
 use turnpike_abi::{Address, InterfaceId, MAX_POOLS, MAX_ZONES, PoolId, Prefix, ZoneId};
+use zerocopy::IntoBytes;
 
 /// Longest timeout in seconds: a week.
 const MAX_TIMEOUT: u32 = 7 * 24 * 3600;
@@ -36,8 +39,10 @@ pub struct Policy {
     /// What each NAT rule says.
     nat_verdicts: Vec<NatVerdict>,
     firewall: Classifier,
-    /// What each firewall rule says.
-    actions: Vec<FirewallAction>,
+    /// What each firewall rule says, and which of the configuration's it is of.
+    actions: Vec<(FirewallAction, u16)>,
+    /// Tells policies with other firewall rules apart.
+    fingerprint: u64,
     defaults: [[FirewallAction; MAX_ZONES]; MAX_ZONES],
 }
 
@@ -64,6 +69,8 @@ pub(crate) struct FirstPacket {
 pub(crate) struct Verdict {
     pub(crate) action: FirewallAction,
     pub(crate) by_rule: bool,
+    /// Which rule, if one did.
+    pub(crate) rule: u16,
 }
 
 /// What the NAT rules say about a flow from an inside to an outside zone.
@@ -236,10 +243,15 @@ impl Policy {
             if !matches!(rule.family, 0 | 4 | 6) {
                 return Err("family of a firewall rule is neither 4, 6 nor 0");
             }
-            actions.push(action(rule.action)?);
+            if usize::from(rule.rule) >= MAX_RULES {
+                return Err("number of a firewall rule is out of range");
+            }
+            actions.push((action(rule.action)?, rule.rule));
             Ok(())
         })?;
         let firewall = classifier(&reader, section::FIREWALL_RULES, rules, zones.len())?;
+        let mut hasher = DefaultHasher::new();
+        hasher.write(rules.as_bytes());
         let mut defaults = [[FirewallAction::Drop; MAX_ZONES]; MAX_ZONES];
         let pairs = reader.section::<ZonePairRecord>(section::ZONE_PAIRS)?;
         check(&reader, section::ZONE_PAIRS, pairs, |pair| {
@@ -262,6 +274,7 @@ impl Policy {
             nat_verdicts,
             firewall,
             actions,
+            fingerprint: hasher.finish(),
             defaults,
         })
     }
@@ -326,15 +339,21 @@ impl Policy {
         rule.and_then(|rule| self.nat_verdicts.get(rule)).copied().unwrap_or(NatVerdict::NoRule)
     }
 
+    /// A fingerprint of the firewall's rules, and how many of the configuration's they are of.
+    pub(crate) fn rules(&self) -> (u64, usize) {
+        let last = self.actions.iter().map(|(_, rule)| usize::from(*rule) + 1).max();
+        (self.fingerprint, last.unwrap_or(0))
+    }
+
     /// What the firewall says about the first packet of a flow.
     pub(crate) fn firewall(&self, packet: &FirstPacket) -> Verdict {
         let rule = self.firewall.first_match(packet);
-        if let Some(&action) = rule.and_then(|rule| self.actions.get(rule)) {
-            return Verdict { action, by_rule: true };
+        if let Some(&(action, rule)) = rule.and_then(|rule| self.actions.get(rule)) {
+            return Verdict { action, by_rule: true, rule };
         }
         let row = self.defaults.get(packet.from.index());
         let action = row.and_then(|row| row.get(packet.to.index())).copied().unwrap_or(FirewallAction::Drop);
-        Verdict { action, by_rule: false }
+        Verdict { action, by_rule: false, rule: 0 }
     }
 }
 

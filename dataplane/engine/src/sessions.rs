@@ -395,6 +395,8 @@ impl<B: Buffer> Worker<B> {
             let verdict = tables.policy.firewall(&first);
             if verdict.by_rule && verdict.action != FirewallAction::Accept {
                 self.judge(tables, &first, packet)?;
+            } else if verdict.by_rule {
+                self.hits.count(verdict.rule);
             }
         }
         self.counters.verdict(seen_from.unwrap_or(passing.from), egress.zone, FirewallAction::Accept);
@@ -431,6 +433,9 @@ impl<B: Buffer> Worker<B> {
     fn judge(&mut self, tables: &Tables, first: &FirstPacket, packet: &Packet) -> Result<(), Verdict> {
         let verdict = tables.policy.firewall(first);
         self.counters.verdict(first.from, first.to, verdict.action);
+        if verdict.by_rule {
+            self.hits.count(verdict.rule);
+        }
         let reason =
             if verdict.by_rule { DropReason::FirewallRuleDeny } else { DropReason::FirewallDefaultDeny };
         match verdict.action {

@@ -74,6 +74,20 @@ impl<T: IntoBytes + Immutable> PageWriter<T> {
     }
 }
 
+impl<const N: usize> PageWriter<[u64; N]> {
+    /// Replaces the page's first words, as [`PageWriter::publish`]; what lies behind them stays. Words beyond the page
+    /// are left out.
+    pub fn publish_first(&mut self, words: &[u64]) {
+        let words = words.get(..N).unwrap_or(words);
+        let odd = self.sequence.wrapping_add(1);
+        self.sequence = self.sequence.wrapping_add(2);
+        let _ = self.own.store(self.offset, odd, Ordering::Relaxed);
+        fence(Ordering::Release);
+        let _ = self.own.store_all(self.offset + LINE, words.iter().copied());
+        let _ = self.own.store(self.offset, self.sequence, Ordering::Release);
+    }
+}
+
 /// Reads the values that a [`PageWriter`] of the other process publishes.
 #[derive(Debug)]
 pub struct PageReader<T> {

@@ -12,6 +12,18 @@ use turnpike_abi::{ABI_VERSION, InterfaceId, MAX_INTERFACES, MAX_PORTS, MAX_WORK
 /// A counter page as words; see [`Counters::words`].
 pub type CounterWords = [u64; region::WORDS];
 
+/// A page of rules' hits as words; see [`stats::HITS`].
+pub type HitWords = [u64; stats::HITS];
+
+/// How often the rules of a policy were the first to match.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuleHits {
+    /// The policy's generation.
+    pub generation: u64,
+    /// By the rule's place in the configuration.
+    pub hits: Vec<u64>,
+}
+
 /// The dataplane's end.
 #[derive(Debug)]
 pub struct Statistics {
@@ -80,7 +92,22 @@ impl Statistics {
     /// # Errors
     /// If there is no such worker.
     pub fn worker(&self, worker: WorkerId) -> Result<PageWriter<CounterWords>, OutOfBounds> {
+        self.known(worker)?;
         self.segment.page(stats::WORKERS + worker.index() * stats::WORKER_STRIDE)
+    }
+
+    /// Behind the pages of the last worker lie others.
+    fn known(&self, worker: WorkerId) -> Result<(), OutOfBounds> {
+        if worker.index() < self.workers { Ok(()) } else { Err(OutOfBounds) }
+    }
+
+    /// A worker's page of rules' hits.
+    ///
+    /// # Errors
+    /// If there is no such worker.
+    pub fn hits(&self, worker: WorkerId) -> Result<PageWriter<HitWords>, OutOfBounds> {
+        self.known(worker)?;
+        self.segment.page(stats::hits(self.workers, worker.index()))
     }
 }
 
@@ -150,10 +177,26 @@ impl StatisticsView {
     /// A worker's counters; `None` if there is no such worker or no whole copy could be had.
     #[must_use]
     pub fn worker(&self, worker: WorkerId) -> Option<Counters> {
+        if worker.index() >= self.workers {
+            return None;
+        }
         let page: PageReader<CounterWords> =
             self.segment.page(stats::WORKERS + worker.index() * stats::WORKER_STRIDE).ok()?;
         let mut counters = Counters::default();
         *counters.words_mut() = page.read()?;
         Some(counters)
+    }
+
+    /// What a worker counted for each rule; `None` if there is no such worker or no whole copy could be had.
+    #[must_use]
+    pub fn hits(&self, worker: WorkerId) -> Option<RuleHits> {
+        if worker.index() >= self.workers {
+            return None;
+        }
+        let page: PageReader<HitWords> = self.segment.page(stats::hits(self.workers, worker.index())).ok()?;
+        let words = page.read()?;
+        let [generation, rules, hits @ ..] = &words;
+        let rules = usize::try_from(*rules).unwrap_or(usize::MAX).min(hits.len());
+        Some(RuleHits { generation: *generation, hits: hits.get(..rules)?.to_vec() })
     }
 }

@@ -15,7 +15,7 @@ use turnpike_abi::stats::{Identity, InterfaceInfo, MainStats, PortStats, field};
 use turnpike_abi::table::MAX_TABLE;
 use turnpike_abi::{InterfaceId, MAX_INTERFACES, MAX_PORTS, PortId, WorkerId};
 use turnpike_shm::segment::{OutOfBounds, PeerSegment, Segment, SegmentError};
-use turnpike_shm::statistics::{Statistics, StatisticsView};
+use turnpike_shm::statistics::{RuleHits, Statistics, StatisticsView};
 use turnpike_shm::table::SealedTable;
 
 const LENGTH: usize = 8192;
@@ -189,6 +189,16 @@ fn pages_carry_every_statistic() {
         assert_eq!(view.worker(WorkerId(worker)), Some(counters.clone()));
     }
     assert!(statistics.worker(WorkerId(3)).is_err());
+    let mut hits = statistics.hits(WorkerId(2)).unwrap();
+    hits.publish_first(&[9, 3, 10, 20, 30]);
+    assert_eq!(view.hits(WorkerId(2)).unwrap(), RuleHits { generation: 9, hits: vec![10, 20, 30] });
+    // Fewer rules: what lies behind them is not shown. A number of rules that cannot be shows what there is.
+    hits.publish_first(&[10, 1, 5]);
+    assert_eq!(view.hits(WorkerId(2)).unwrap().hits, [5]);
+    hits.publish_first(&[11, u64::MAX]);
+    assert_eq!(view.hits(WorkerId(2)).unwrap().hits.len(), stats::HITS - 2);
+    assert_eq!(view.hits(WorkerId(1)), Some(RuleHits::default()));
+    assert!(statistics.hits(WorkerId(3)).is_err() && view.hits(WorkerId(3)).is_none());
     assert!(view.worker(WorkerId(3)).is_none());
     assert!(StatisticsView::map(fd(), 2).is_err());
     assert!(StatisticsView::map(fd(), usize::MAX).is_err());

@@ -55,6 +55,8 @@ pub struct Appliance {
     pub events: Vec<(WorkerId, Slot)>,
     /// Room in the event ring for what is logged; 0 is a ring that nobody empties.
     pub log_room: usize,
+    /// By worker, what it last said of its rules' hits.
+    hits: Vec<Vec<u64>>,
     sent: VecDeque<Sent>,
     punted: VecDeque<(InterfaceId, Vec<u8>)>,
 }
@@ -121,6 +123,7 @@ impl Appliance {
             sequence: 0,
             events: Vec::new(),
             log_room: ROOM,
+            hits: vec![Vec::new(); workers.into()],
             sent: VecDeque::new(),
             punted: VecDeque::new(),
         }
@@ -292,6 +295,25 @@ impl Appliance {
             sum.merge(engine.counters());
         }
         sum
+    }
+
+    /// The policy's generation and how often each of its firewall rules was the first to match, all workers together.
+    ///
+    /// # Panics
+    /// If workers differ in generation or number of rules.
+    pub fn rule_hits(&mut self) -> (u64, Vec<u64>) {
+        for (engine, hits) in self.engines.iter_mut().zip(&mut self.hits) {
+            if let Some(words) = engine.rule_hits() {
+                *hits = words.to_vec();
+            }
+        }
+        let (generation, rules) = (self.hits[0][0], self.hits[0][1] as usize);
+        let mut sum = vec![0; rules];
+        for words in &self.hits {
+            assert_eq!((words[0], words[1] as usize, words.len()), (generation, rules, rules + 2));
+            sum.iter_mut().zip(&words[2..]).for_each(|(sum, hits)| *sum += hits);
+        }
+        (generation, sum)
     }
 
     /// Drops for a reason, all workers together.

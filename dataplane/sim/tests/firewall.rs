@@ -520,3 +520,55 @@ fn frg_3_tiny_and_overlapping_headers_are_dropped() {
         assert_eq!(lab.appliance.counters().get(Counter::FragmentsHeld), 0);
     });
 }
+
+/// First packets are counted by the first rule that matches, whatever it says; packets of known flows are not, and
+/// another policy with the same rules counts on.
+#[test]
+fn rules_count_the_first_packets_that_they_decide() {
+    let numbered = |number, of: FirewallRuleRecord| FirewallRuleRecord { rule: number, ..of };
+    let of = |protocol: u8| FirewallRuleRecord {
+        protocol: protocol.into(),
+        ..rule(ZoneId::ANY, ZoneId::ANY, Action::ACCEPT)
+    };
+    let rules = vec![
+        numbered(0, FirewallRuleRecord { destination_ports: [23, 23], action: Action::REJECT, ..of(TCP) }),
+        // One rule for the ICMP of both families is two records.
+        numbered(1, FirewallRuleRecord { family: 4, ..of(ICMP) }),
+        numbered(1, FirewallRuleRecord { family: 6, ..of(ICMPV6) }),
+        numbered(2, FirewallRuleRecord { action: Action::DROP, source: prefix(SERVER, 32), ..of(UDP) }),
+        numbered(3, of(UDP)),
+    ];
+    let policy = with_rules(rules);
+    everywhere_with(&policy, &forwarding(), |lab| {
+        let (first, hits) = lab.appliance.rule_hits();
+        assert_eq!(hits, [0; 4]);
+        for _ in 0..3 {
+            let telnet = Build::tcp((HOST6, 7), (SERVER6, 23), TCP_SYN, b"");
+            let _ = lab.step(INSIDE_PORT, &telnet).refused(DropReason::FirewallRuleDeny);
+        }
+        for _ in 0..2 {
+            lab.out(&Build::echo(HOST6, SERVER6, 9, false, b"x"));
+            lab.out(&Build::echo(HOST, SERVER, 9, false, b"x"));
+        }
+        let (external, port) = lab.udp_mapping(HOST, 5000);
+        lab.back(&Build::udp((SERVER, 53), (&external, port), b"the flow's"));
+        // To a binding, from outside: one is refused by a rule, one let in by another.
+        lab.step(OUTSIDE_PORT, &Build::udp((SERVER, 54), (&external, port), b"x"))
+            .dropped(DropReason::FirewallRuleDeny);
+        lab.back(&Build::udp(("198.51.100.99", 1), (&external, port), b"x"));
+        // By no rule.
+        lab.out(&Build::tcp((HOST6, 7), (SERVER6, 80), TCP_SYN, b""));
+        assert_eq!(lab.appliance.rule_hits(), (first, vec![3, 2, 1, 2]));
+
+        let mut same = policy.clone();
+        same.settings.udp += 1;
+        lab.appliance.policy(&same);
+        let (second, hits) = lab.appliance.rule_hits();
+        assert!(second > first);
+        assert_eq!(hits, [3, 2, 1, 2]);
+        same.rules.remove(0);
+        lab.appliance.policy(&same);
+        lab.udp_mapping(HOST, 6000);
+        assert_eq!(lab.appliance.rule_hits().1, [0, 0, 0, 1]);
+    });
+}

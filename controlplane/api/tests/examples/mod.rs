@@ -348,6 +348,54 @@ pub fn routes() -> Vec<RouteData> {
     ]
 }
 
+pub fn firewall() -> Vec<FirewallRuleData> {
+    let any = FirewallRuleData {
+        rule: 1,
+        from: None,
+        to: None,
+        family: None,
+        protocol: None,
+        icmp_type: None,
+        icmp_code: None,
+        source: None,
+        source_ports: None,
+        destination: None,
+        destination_ports: None,
+        action: "accept".into(),
+        hits: Some(0),
+    };
+    vec![
+        FirewallRuleData {
+            from: Some("outside".into()),
+            to: Some("inside".into()),
+            family: Some(6),
+            protocol: Some(Protocol::TCP),
+            destination: Some(prefix("2001:db8:2::/48")),
+            destination_ports: Some(PortRange { first: 22, last: 22 }),
+            action: "reject".into(),
+            hits: Some(1_204_117),
+            ..any.clone()
+        },
+        FirewallRuleData {
+            rule: 2,
+            protocol: Some(Protocol(1)),
+            icmp_type: Some(8),
+            icmp_code: Some(0),
+            ..any.clone()
+        },
+        FirewallRuleData {
+            rule: 3,
+            from: Some("inside".into()),
+            source: Some(prefix("192.168.0.0/24")),
+            source_ports: Some(PortRange { first: 1024, last: 65_535 }),
+            protocol: Some(Protocol::UDP),
+            action: "drop".into(),
+            hits: None,
+            ..any
+        },
+    ]
+}
+
 pub fn drops() -> DropsData {
     let some = [
         (DropReason::NoMapping, 31_999, 230),
@@ -475,6 +523,7 @@ pub fn requests() -> Vec<Request> {
         Request::Pools,
         Request::Neighbours,
         Request::Routes,
+        Request::Firewall,
         Request::Drops,
         Request::Config,
         Request::ConfigReload,

@@ -13,6 +13,7 @@ const COMMANDS: &[(&[&str], &str, &str)] = &[
     (&["show", "pools"], "pools", "pools"),
     (&["show", "neighbours"], "neighbours", "neighbours"),
     (&["show", "routes"], "routes", "routes"),
+    (&["show", "firewall"], "firewall", "firewall"),
     (&["show", "drops"], "drops", "drops"),
     (&["show", "drops", "--all"], "drops-all", "drops"),
     (&["show", "config"], "config", "config"),

@@ -57,6 +57,7 @@ pub fn answer(request: &Request) -> Vec<u8> {
         Request::Pools => "pools",
         Request::Neighbours => "neighbours",
         Request::Routes => "routes",
+        Request::Firewall => "firewall",
         Request::Drops => "drops",
         Request::Config => "config",
         Request::ConfigReload => "reload",

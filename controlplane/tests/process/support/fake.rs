@@ -50,6 +50,8 @@ pub struct State {
     pub blocks: Vec<(WorkerId, PortsLogged)>,
     /// Events to send.
     pub events: Vec<(WorkerId, Slot)>,
+    /// Hits of the firewall's rules, the same of every worker.
+    pub hits: Vec<u64>,
     /// Times somebody attached.
     pub attaches: u64,
     /// Break the first worker's event ring.
@@ -164,6 +166,7 @@ fn serve(listener: &Listener, workers: u8, shared: &Mutex<State>, stop: &AtomicB
     let taps = shared.lock().unwrap().taps;
     describe(&statistics, workers, taps);
     let mut pages: Vec<_> = (0..workers).map(|w| statistics.worker(WorkerId(w)).unwrap()).collect();
+    let mut hits: Vec<_> = (0..workers).map(|w| statistics.hits(WorkerId(w)).unwrap()).collect();
     let mut main = statistics.main().unwrap();
     let files: Vec<File> = (0..workers).map(|worker| state_file(WorkerId(worker), shared)).collect();
     let mut waiting: Option<Connection> = None;
@@ -193,6 +196,9 @@ fn serve(listener: &Listener, workers: u8, shared: &Mutex<State>, stop: &AtomicB
             state.corrupt = false;
             session = None;
         }
+        let generation = state.policy.as_ref().map_or(0, |(generation, _)| *generation);
+        let words = [&[generation, state.hits.len() as u64], state.hits.as_slice()].concat();
+        hits.iter_mut().for_each(|page| page.publish_first(&words));
         for (page, worker) in pages.iter_mut().zip(0u8..) {
             let mut counters = Counters::default();
             counters.set(Counter::HeartbeatMs, now_ms());
