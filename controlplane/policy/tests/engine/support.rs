@@ -513,9 +513,7 @@ impl Workers {
                     .map(|offset| (lease.external, lease.external_port + offset, lease.protocol));
                 let own = |key: &_| self.leases.get(key) == Some(&lease.owner.0);
                 let gone: Vec<_> = keys.filter(own).collect();
-                for key in &gone {
-                    self.leases.remove(key);
-                }
+                self.leases.retain(|key, _| !gone.contains(key));
                 no(if gone.is_empty() { AckResult::NOT_FOUND } else { AckResult::OK })
             }
             Command::Add(add) => self.add(worker, &add),
