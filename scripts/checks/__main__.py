@@ -7,7 +7,9 @@ import sys
 import time
 import traceback
 
-from . import failures, filtering, malformed, operations, pcp, servers, simco, traffic
+from . import (
+    failures, filtering, malformed, operations, pcp, scenarios, scenarios_calls, scenarios_ipv6, servers, simco, traffic,
+)
 from .lab import Failure, Lab, Skipped, expect, until
 
 
@@ -25,6 +27,10 @@ class Box:
         if self._inside_nginx is None:
             self._inside_nginx = servers.Nginx(self.lab, "subscriber", blob_bytes=1000)
         return self._inside_nginx
+
+    def servers(self):
+        """Processes that checks share."""
+        return [nginx.process for nginx in (self.nginx, self.far_nginx, self._inside_nginx) if nginx is not None]
 
 
 def _unaccounted(row):
@@ -52,6 +58,7 @@ def free_buffers(lab):
 # Accounts are taken before the dataplane is killed: its successor counts from nothing.
 CHECKS = [
     *traffic.CHECKS, *filtering.CHECKS, *malformed.CHECKS, *operations.CHECKS, *pcp.CHECKS, *simco.CHECKS,
+    *scenarios.CHECKS, *scenarios_calls.CHECKS, *scenarios_ipv6.CHECKS,
     failures.controlplane_killed, failures.hostile_controlplane, conservation, failures.dataplane_killed,
 ]
 
@@ -69,6 +76,7 @@ def run(check, lab, box):
     """Runs one check and prints its line; whether it passed, None if it was skipped."""
     name = check.__name__.replace("_", " ")
     began = time.monotonic()
+    there = lab.started()
     try:
         detail = check(lab, box)
         # A leak shows at the check that made it. Packets that wait for a next hop are given up after three seconds.
@@ -84,6 +92,11 @@ def run(check, lab, box):
     else:
         print(f"ok   {name} ({detail}; {time.monotonic() - began:.1f} s)", flush=True)
         return True
+    finally:
+        # A check that failed leaves nothing in the way of the next one.
+        for process in lab.started():
+            if process not in there and process not in box.servers():
+                lab.end(process)
     return False
 
 

@@ -55,17 +55,21 @@ class Lab:
     BOX_OUTSIDE, BOX_OUTSIDE_V6 = "203.0.113.2", "2001:db8:1::2"
     PROGRAMS = SCRIPTS / "checks" / "programs"
     POOL = [f"203.0.113.{last}" for last in range(16, 32)]
+    # Whether it is the second box, with one subscriber.
+    SECOND = False
 
     def __init__(self, name):
         self.name = name
+        self.beside = None
         self.run_dir = Path(f"/run/turnpike-lab-{name}")
         self._started = []
 
     def script(self, *arguments, timeout=120):
         """Runs `scripts/lab`."""
         verb, *rest = arguments
+        # The checks have core 0; a worker that is started has one of all.
         result = subprocess.run(
-            [SCRIPTS / "lab", verb, "--name", self.name, *rest],
+            ["taskset", "-c", f"0-{os.cpu_count() - 1}", SCRIPTS / "lab", verb, "--name", self.name, *rest],
             capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL,
         )
         expect(result.returncode == 0, f"scripts/lab {verb}: {result.stderr.strip() or result.stdout.strip()}")
@@ -73,6 +77,16 @@ class Lab:
 
     def _at(self, host, command):
         return ["ip", "netns", "exec", f"{self.name}-{host}", *map(str, command)]
+
+    def second(self):
+        """A box of its own for another subscriber, at the same internet host; up from its first use on."""
+        if self.beside is None:
+            beside = SecondLab(f"{self.name}-2")
+            huge = [] if "no_huge = false" in (self.run_dir / "turnpike.toml").read_text() else ["--no-huge"]
+            beside.script("up", "--beside", self.name)
+            self.beside = beside
+            beside.script("start", "--driver", self.driver, "--bin", self.binaries, *huge)
+        return self.beside
 
     def run(self, host, *command, timeout=30, check=True, text=True, stdin=None):
         """Runs a command at a host and returns its result; fails the check if the command does."""
@@ -110,10 +124,18 @@ class Lab:
             return ""
         return process.communicate()[0]
 
+    def started(self):
+        """What was started and not ended."""
+        return list(self._started)
+
     def end_all(self):
         """Ends everything that is still running."""
         for process in list(self._started):
             self.end(process)
+        if self.beside is not None:
+            self.beside.end_all()
+            self.beside.script("down")
+            self.beside = None
 
     def listening(self, host, port, protocol="t", seconds=10):
         """Waits until something listens on `port` at `host`."""
@@ -168,10 +190,11 @@ class Lab:
             return None
         return until(probe, 10, f"the box's station address for {address} at {host}")
 
-    def send_frames(self, host, frames):
-        """Sends Ethernet frames, as bytes, from a host's link."""
+    def send_frames(self, host, frames, per_second=None):
+        """Sends Ethernet frames, as bytes, from a host's link; as fast as it can, unless told otherwise."""
         program = self.PROGRAMS / "send_frames.py"
-        self.run(host, "/usr/bin/python3", program, "eth0", stdin="".join(bytes(frame).hex() + "\n" for frame in frames))
+        rate = [per_second] if per_second else []
+        self.run(host, "/usr/bin/python3", program, "eth0", *rate, stdin="".join(bytes(frame).hex() + "\n" for frame in frames))
 
     def pid(self, daemon):
         """Process id of `dataplane` or `controlplane`, 0 while it does not run."""
@@ -194,6 +217,15 @@ class Lab:
     def release(self, daemon):
         """Ends `hold`."""
         (self.run_dir / f"{daemon}.hold").unlink(missing_ok=True)
+
+
+class SecondLab(Lab):
+    """The lab beside another: `scripts/lab up --beside`."""
+
+    SECOND = True
+    SUBSCRIBER_V6, BOX_INSIDE_V6 = "fd00:2::10", "fd00:2::1"
+    BOX_OUTSIDE, BOX_OUTSIDE_V6 = "192.0.2.2", "2001:db8:3::2"
+    POOL = [f"192.0.2.{last}" for last in range(16, 32)]
 
 
 def checksum_errors(lab, host):

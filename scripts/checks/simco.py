@@ -28,6 +28,23 @@ key = "{dir}/proxy.psk"
 """
 
 
+def _openssl(lab, *arguments):
+    lab.run("subscriber", "openssl", *arguments)
+
+
+def certificate(lab, folder, name, subject, by="ca", usage="clientAuth"):
+    """`name`.pem and `name`.key in the folder of `certificates`, made once: of the DNS name `subject`, signed by `by`."""
+    if (folder / f"{name}.pem").exists():
+        return
+    (folder / "extensions").write_text(f"subjectAltName=DNS:{subject}\nextendedKeyUsage={usage}\n")
+    _openssl(lab, "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", f"/CN={subject}",
+             "-keyout", folder / f"{name}.key", "-out", folder / f"{name}.csr")
+    _openssl(lab, "x509", "-req", "-in", folder / f"{name}.csr", "-CA", folder / f"{by}.pem", "-CAkey", folder / f"{by}.key",
+             "-CAcreateserial", "-days", "2", "-extfile", folder / "extensions", "-out", folder / f"{name}.pem")
+    # Keys of a test that lasts minutes: the control plane's user has to read them.
+    (folder / f"{name}.key").chmod(0o644)
+
+
 def certificates(lab):
     """An authority, the box's certificate, one of the agent, one of a stranger; made once for a lab."""
     folder = lab.run_dir / "simco"
@@ -35,31 +52,14 @@ def certificates(lab):
         return folder
     folder.mkdir()
     folder.chmod(0o755)
-
-    def openssl(*arguments):
-        lab.run("subscriber", "openssl", *arguments)
-
-    def authority(name):
-        openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-                "-subj", f"/CN={name}", "-keyout", folder / f"{name}.key", "-out", folder / f"{name}.pem")
-
-    def certificate(name, subject, by, usage):
-        (folder / "extensions").write_text(f"subjectAltName=DNS:{subject}\nextendedKeyUsage={usage}\n")
-        openssl("req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", f"/CN={subject}",
-                "-keyout", folder / f"{name}.key", "-out", folder / f"{name}.csr")
-        openssl("x509", "-req", "-in", folder / f"{name}.csr", "-CA", folder / f"{by}.pem", "-CAkey", folder / f"{by}.key",
-                "-CAcreateserial", "-days", "2", "-extfile", folder / "extensions", "-out", folder / f"{name}.pem")
-
-    authority("ca")
-    authority("other")
-    certificate("box", "box.example", "ca", "serverAuth")
-    certificate("proxy", "proxy.example", "ca", "clientAuth")
-    certificate("nobody", "nobody.example", "ca", "clientAuth")
-    certificate("stranger", "proxy.example", "other", "clientAuth")
+    for authority in ("ca", "other"):
+        _openssl(lab, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+                 "-subj", f"/CN={authority}", "-keyout", folder / f"{authority}.key", "-out", folder / f"{authority}.pem")
+    certificate(lab, folder, "box", "box.example", usage="serverAuth")
+    certificate(lab, folder, "proxy", "proxy.example")
+    certificate(lab, folder, "nobody", "nobody.example")
+    certificate(lab, folder, "stranger", "proxy.example", by="other")
     (folder / "proxy.psk").write_text(PSK + "\n")
-    # Keys of a test that lasts minutes: the control plane's user has to read them.
-    for path in folder.iterdir():
-        path.chmod(0o644)
     return folder
 
 
