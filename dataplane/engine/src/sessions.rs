@@ -5,7 +5,7 @@ use crate::forwarding::Route;
 use crate::fragments::{self, Head};
 use crate::neighbours::NextHop;
 use crate::pipeline::{Passing, Refusal, Stage, Tables, Verdict, Worker};
-use crate::policy::{FirstPacket, NatVerdict, is_private};
+use crate::policy::{self, FirstPacket, NatVerdict, is_private};
 use crate::translate::{self, Rewrite};
 use crate::tuples::{answering, firewall_tuple, icmp_of, tuple_of};
 use crate::{Buffer, Time, bindings, related, tcp};
@@ -293,7 +293,7 @@ impl<B: Buffer> Worker<B> {
             .then(|| self.pinhole_for(tuple, pool, inbound))
             .flatten();
         match pinhole {
-            None => self.judge(tables, &first, packet)?,
+            None => self.judge(&first, verdict, packet)?,
             Some(Ok(_)) => self.counters.verdict(from, to, FirewallAction::Accept),
             Some(Err(reason)) => return Err(Verdict::Drop(reason)),
         }
@@ -394,7 +394,7 @@ impl<B: Buffer> Worker<B> {
             let first = FirstPacket { from, to: egress.zone, tuple: translated, icmp: None };
             let verdict = tables.policy.firewall(&first);
             if verdict.by_rule && verdict.action != FirewallAction::Accept {
-                self.judge(tables, &first, packet)?;
+                self.judge(&first, verdict, packet)?;
             }
         }
         self.counters.verdict(seen_from.unwrap_or(passing.from), egress.zone, FirewallAction::Accept);
@@ -427,9 +427,8 @@ impl<B: Buffer> Worker<B> {
         self.admit(tables, &flow).map(|number| (number, opener(true)))
     }
 
-    /// Asks the firewall, counts its answer, and turns a refusal into a verdict.
-    fn judge(&mut self, tables: &Tables, first: &FirstPacket, packet: &Packet) -> Result<(), Verdict> {
-        let verdict = tables.policy.firewall(first);
+    /// Counts the firewall's answer, and turns a refusal into a verdict.
+    fn judge(&mut self, first: &FirstPacket, verdict: policy::Verdict, packet: &Packet) -> Result<(), Verdict> {
         self.counters.verdict(first.from, first.to, verdict.action);
         let reason =
             if verdict.by_rule { DropReason::FirewallRuleDeny } else { DropReason::FirewallDefaultDeny };
