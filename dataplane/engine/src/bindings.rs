@@ -9,7 +9,7 @@ mod slots;
 use crate::index::Index;
 use crate::keyed::{Keyed, Map, Random, TupleHash, map};
 use crate::policy::Policy;
-use crate::ports::{Class, Entry, PortError, Ports, Wanted};
+use crate::ports::{Class, Entry, PortError, Ports, Taken, Wanted};
 use crate::{Setup, Time};
 use contacts::Contacts;
 use held::Reservation;
@@ -69,6 +69,25 @@ impl Binding {
     /// It has a line of its own in the log.
     const LOGGED: u8 = 8;
 
+    /// A dynamic binding without flows.
+    fn new(taken: &Taken, inside: ([u8; 4], u16), pool: PoolId, protocol: u8, now: Time) -> Self {
+        Self {
+            inside: inside.0,
+            external: taken.external,
+            inside_port: inside.1,
+            external_port: taken.port,
+            subscriber: taken.subscriber,
+            pinhole: NONE,
+            flows: 0,
+            first_flow: NONE,
+            created: (now.0 >> CREATED_SHIFT) as u32,
+            last: now.0 as u32,
+            pool,
+            protocol,
+            flags: Self::LIVE,
+        }
+    }
+
     /// The inside address of a translated binding.
     pub(crate) fn inside(&self) -> Address {
         Address::v4(self.inside)
@@ -108,6 +127,15 @@ impl Binding {
     fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0
     }
+}
+
+/// An inside endpoint without binding, and where one will be filed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unbound {
+    inside: (Address, u16),
+    pool: PoolId,
+    protocol: u8,
+    hash: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -258,8 +286,22 @@ impl Bindings {
 
     /// The binding of an inside endpoint.
     pub(crate) fn of_inside(&self, protocol: u8, address: Address, port: u16, pool: PoolId) -> Option<u32> {
+        self.under(self.hash_inside(protocol, address, port, pool), protocol, (address, port), pool)
+    }
+
+    /// As [`Bindings::of_inside`], for a caller who will make one if there is none.
+    ///
+    /// # Errors
+    /// What that needs, if there is none.
+    pub(crate) fn search(&self, protocol: u8, inside: (Address, u16), pool: PoolId) -> Result<u32, Unbound> {
+        let hash = self.hash_inside(protocol, inside.0, inside.1, pool);
+        self.under(hash, protocol, inside, pool).ok_or(Unbound { inside, pool, protocol, hash })
+    }
+
+    /// The binding of an inside endpoint with a hash.
+    fn under(&self, hash: u64, protocol: u8, (address, port): (Address, u16), pool: PoolId) -> Option<u32> {
         let v4 = address.to_v4().unwrap_or_default();
-        self.by_inside.find(self.hash_inside(protocol, address, port, pool), |number| {
+        self.by_inside.find(hash, |number| {
             self.record(number).is_some_and(|it| {
                 (it.inside, it.inside_port, it.pool, it.protocol) == (v4, port, pool, protocol)
                     && (address.is_v4() || self.inside_of(it) == address)
@@ -338,12 +380,11 @@ impl Bindings {
     pub(crate) fn bind(
         &mut self,
         policy: &Policy,
-        pool: PoolId,
-        protocol: u8,
-        inside: (Address, u16),
+        unbound: &Unbound,
         now: Time,
         counters: &mut Counters,
     ) -> Result<u32, DropReason> {
+        let Unbound { inside, pool, protocol, hash } = *unbound;
         let (Some(class), Some(address)) = (Class::of(class_of(protocol)), inside.0.to_v4()) else {
             return Err(DropReason::ProtoUnsupported);
         };
@@ -356,36 +397,25 @@ impl Bindings {
         };
         self.last_pool = pool;
         self.ports.at(now);
-        let known = self.ports.subscriber_of(address, pool).is_some();
+        let known = self.ports.subscriber_of(address, pool);
         let wanted = Wanted { pool, inside: address, class, parity, random: self.random.next() };
-        let taken = self.ports.take(&wanted, Entry::Bound(number)).map_err(|error| match error {
-            // RFC 6888 REQ-11d: nothing is evicted to make room.
-            PortError::Exhausted | PortError::Taken | PortError::UnknownAddress => {
-                counters.pool_exhausted(pool.index());
-                DropReason::PortExhausted
-            }
-            PortError::Limit => DropReason::SubscriberPorts,
-            PortError::Room => DropReason::BindingLimit,
-        })?;
-        if !known && let Some(subscriber) = self.ports.subscriber_mut(taken.subscriber) {
+        let taken =
+            self.ports.take_for(known, &wanted, Entry::Bound(number)).map_err(|error| match error {
+                // RFC 6888 REQ-11d: nothing is evicted to make room.
+                PortError::Exhausted | PortError::Taken | PortError::UnknownAddress => {
+                    counters.pool_exhausted(pool.index());
+                    DropReason::PortExhausted
+                }
+                PortError::Limit => DropReason::SubscriberPorts,
+                PortError::Room => DropReason::BindingLimit,
+            })?;
+        if known.is_none()
+            && let Some(subscriber) = self.ports.subscriber_mut(taken.subscriber)
+        {
             subscriber.admit(record, now.0);
         }
-        let binding = Binding {
-            inside: address,
-            external: taken.external,
-            inside_port: inside.1,
-            external_port: taken.port,
-            subscriber: taken.subscriber,
-            pinhole: NONE,
-            flows: 0,
-            first_flow: NONE,
-            created: (now.0 >> CREATED_SHIFT) as u32,
-            last: now.0 as u32,
-            pool,
-            protocol,
-            flags: Binding::LIVE,
-        };
-        if !self.insert(number, binding, inside.0, counters) {
+        let binding = Binding::new(&taken, (address, inside.1), pool, protocol, now);
+        if !self.insert(number, hash, &binding, counters) {
             self.ports.release(taken.subscriber, taken.external, class, taken.port);
             return Err(DropReason::BindingLimit);
         }
@@ -406,15 +436,14 @@ impl Bindings {
     }
 
     /// Files a binding whose port is already taken, under the number of [`Bindings::next_number`].
-    fn insert(&mut self, number: u32, binding: Binding, inside: Address, counters: &mut Counters) -> bool {
-        let hash = self.hash_inside(binding.protocol, inside, binding.inside_port, binding.pool);
+    fn insert(&mut self, number: u32, hash: u64, binding: &Binding, counters: &mut Counters) -> bool {
         if !self.by_inside.insert(hash, number) {
             return false;
         }
         if self.free.pop().is_none() {
-            self.slab.push(binding);
+            self.slab.push(*binding);
         } else if let Some(slot) = self.slab.get_mut(number as usize) {
-            *slot = binding;
+            *slot = *binding;
         }
         if binding.pool != BindingRow::NO_POOL {
             if binding.has(Binding::LEASED) || Class::of(binding.class()).is_none() {

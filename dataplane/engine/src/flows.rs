@@ -19,11 +19,19 @@ use turnpike_shm::memory::{Array, Memory, prefetch_bytes};
 use turnpike_shm::state::StateArrays;
 use turnpike_wire::checksum::Delta;
 
+/// That no flow has a tuple, and where one with it will be filed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Absent {
+    hash: u64,
+}
+
 /// A flow to be.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NewFlow {
     /// Packets from the end that opens it.
     pub(crate) forward: Tuple,
+    /// What the search for `forward` found out.
+    pub(crate) absent: Absent,
     /// Packets that answer those, as they arrive.
     pub(crate) reverse: Tuple,
     pub(crate) translated: bool,
@@ -206,7 +214,20 @@ impl Flows {
 
     /// The flow of packets with `tuple`, and their direction.
     pub(crate) fn find(&self, tuple: &Tuple) -> Option<(u32, Toward)> {
+        self.under(self.hash.of(tuple), tuple)
+    }
+
+    /// As [`Flows::find`], for a caller who will open a flow if there is none.
+    ///
+    /// # Errors
+    /// What that needs, if there is none.
+    pub(crate) fn search(&self, tuple: &Tuple) -> Result<(u32, Toward), Absent> {
         let hash = self.hash.of(tuple);
+        self.under(hash, tuple).ok_or(Absent { hash })
+    }
+
+    /// The flow of packets with `tuple`, whose hash is `hash`.
+    fn under(&self, hash: u64, tuple: &Tuple) -> Option<(u32, Toward)> {
         if let Some(key) = key4(tuple) {
             let is = |number: u32| {
                 self.records
@@ -263,24 +284,22 @@ impl Flows {
         !free.is_empty() && (!inbound || count < capacity.div_ceil(2))
     }
 
-    /// Puts a flow into the table and on the wheel. `None` if there is no room or one of its tuples is taken.
+    /// Puts a flow into the table and on the wheel. `None` if there is no room or its reverse tuple is taken.
     pub(crate) fn insert(&mut self, flow: &NewFlow, due: Time) -> Option<u32> {
-        let (out, inward) =
-            if flow.inbound { (flow.reverse, flow.forward) } else { (flow.forward, flow.reverse) };
-        if self.find(&out).is_some() || self.find(&inward).is_some() {
-            return None;
-        }
-        let v4 = key4(&out).is_some();
+        let (forward, reverse) = ((flow.absent.hash, &flow.forward), self.search(&flow.reverse).err()?);
+        let reverse = (reverse.hash, &flow.reverse);
+        let ((hash_out, out), (hash_in, inward)) =
+            if flow.inbound { (reverse, forward) } else { (forward, reverse) };
+        let v4 = out.source.is_v4() && out.destination.is_v4();
         let free = if v4 { &mut self.free } else { &mut self.free6 };
         let number = free.take(&self.cold)?;
         // The next one will be needed soon.
         self.cold.prefetch(free.head as usize);
         self.records.prefetch(free.head as usize);
-        self.write(number, flow, &out, &inward);
+        self.write(number, flow, out, inward);
         let (index, base) =
             if v4 { (&mut self.index, 0) } else { (&mut self.index6, self.records.len() as u32) };
         let reference = (number - base) << 1;
-        let (hash_out, hash_in) = (self.hash.of(&out), self.hash.of(&inward));
         let filed = index.insert(hash_out, reference);
         if !filed || !index.insert(hash_in, reference | 1) {
             if filed {

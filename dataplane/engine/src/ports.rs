@@ -227,7 +227,20 @@ impl Ports {
     /// # Errors
     /// Fails only if no port is free that the subscriber may have, or a table is full.
     pub(crate) fn take(&mut self, wanted: &Wanted, entry: Entry) -> Result<Taken, PortError> {
-        let Wanted { pool, inside, class, random, .. } = *wanted;
+        self.take_for(self.subscribers.find(wanted.inside, wanted.pool), wanted, entry)
+    }
+
+    /// As [`Ports::take`], where it is known which subscriber it is for, if there is one yet.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn take_for(
+        &mut self,
+        known: Option<u32>,
+        wanted: &Wanted,
+        entry: Entry,
+    ) -> Result<Taken, PortError> {
+        let Wanted { pool, class, random, .. } = *wanted;
         let state = self.pools.state(pool).ok_or(PortError::UnknownAddress)?;
         let limit = state.record.subscriber_ports;
         let parity = match wanted.parity {
@@ -235,7 +248,6 @@ impl Ports {
             Parity::ODD => !EVEN,
             _ => u64::MAX,
         };
-        let known = self.subscribers.find(inside, pool);
         if let Some(number) = known {
             let subscriber = self.subscribers.record(number).ok_or(PortError::Room)?;
             let [used, head] =
@@ -250,7 +262,7 @@ impl Ports {
                 return Ok(Taken { subscriber: number, external, port });
             }
         }
-        let number = self.with_new_block(pool, inside, random)?;
+        let number = self.with_new_block(known, pool, wanted.inside, random)?;
         let subscriber = self.subscribers.record(number).ok_or(PortError::Room)?;
         let external = subscriber.external;
         let head = subscriber.open.get(class.index()).copied().unwrap_or(NONE);
@@ -260,9 +272,14 @@ impl Ports {
     }
 
     /// Gives a subscriber another block, or its first. Returns the subscriber.
-    fn with_new_block(&mut self, pool: PoolId, inside: [u8; 4], random: u64) -> Result<u32, PortError> {
+    fn with_new_block(
+        &mut self,
+        known: Option<u32>,
+        pool: PoolId,
+        inside: [u8; 4],
+        random: u64,
+    ) -> Result<u32, PortError> {
         let state = self.pools.state(pool).ok_or(PortError::UnknownAddress)?;
-        let known = self.subscribers.find(inside, pool);
         let (blocks, paired) = known
             .and_then(|number| self.subscribers.record(number))
             .map_or((0, NONE), |subscriber| (subscriber.blocks, subscriber.address));

@@ -1,6 +1,6 @@
 //! Packets and their flows: through the firewall, out through the translator, in through a binding.
 
-use crate::flows::{NewFlow, class_of_record};
+use crate::flows::{Absent, NewFlow, class_of_record};
 use crate::forwarding::Route;
 use crate::fragments::{self, Head};
 use crate::neighbours::NextHop;
@@ -88,11 +88,12 @@ impl<B: Buffer> Worker<B> {
         if packet.ttl <= 1 {
             return refuse(DropReason::TtlExpired, IcmpKind::TimeExceeded, packet);
         }
-        let (flow, toward) = match self.flows.find(&tuple) {
-            Some(found) => found,
-            None => {
+        let (flow, toward) = match self.flows.search(&tuple) {
+            Ok(found) => found,
+            Err(absent) => {
                 let inbound = sides == (Side::OUTSIDE, Side::INSIDE);
-                match self.open(tables, now, (passing.from, egress.zone), packet, &tuple, pool, inbound) {
+                let zones = (passing.from, egress.zone);
+                match self.open(tables, now, zones, packet, (&tuple, absent), pool, inbound) {
                     Ok(found) => found,
                     Err(verdict) => return verdict,
                 }
@@ -141,13 +142,15 @@ impl<B: Buffer> Worker<B> {
             if packet.ttl <= 1 {
                 return refuse(DropReason::TtlExpired, IcmpKind::TimeExceeded, packet);
             }
-            let (flow, toward) = match self.flows.find(&tuple) {
-                Some(found) => found,
-                None => match self.open(tables, now, (passing.from, zone), packet, &tuple, Some(pool), false)
-                {
-                    Ok(found) => found,
-                    Err(verdict) => return verdict,
-                },
+            let (flow, toward) = match self.flows.search(&tuple) {
+                Ok(found) => found,
+                Err(absent) => {
+                    let zones = (passing.from, zone);
+                    match self.open(tables, now, zones, packet, (&tuple, absent), Some(pool), false) {
+                        Ok(found) => found,
+                        Err(verdict) => return verdict,
+                    }
+                }
             };
             self.touch(tables, now, (flow, toward), packet);
             let rewrite = self.flows.rewrite(flow, toward);
@@ -216,9 +219,9 @@ impl<B: Buffer> Worker<B> {
         if packet.ttl <= 1 && !hairpin && !local {
             return refuse(DropReason::TtlExpired, IcmpKind::TimeExceeded, packet);
         }
-        let (flow, toward) = match self.flows.find(&tuple) {
-            Some(found) => found,
-            None => match self.accept(tables, now, passing, packet, &tuple, pool) {
+        let (flow, toward) = match self.flows.search(&tuple) {
+            Ok(found) => found,
+            Err(absent) => match self.accept(tables, now, passing, packet, (&tuple, absent), pool) {
                 Ok(found) => found,
                 Err(Verdict::Drop(DropReason::NoMapping)) if packet.transport == Transport::Other => {
                     return nobody(DropReason::ProtoUnsupported);
@@ -282,7 +285,7 @@ impl<B: Buffer> Worker<B> {
         now: Time,
         (from, to): (ZoneId, ZoneId),
         packet: &Packet,
-        tuple: &Tuple,
+        (tuple, absent): (&Tuple, Absent),
         pool: Option<PoolId>,
         inbound: bool,
     ) -> Result<(u32, Toward), Verdict> {
@@ -304,6 +307,7 @@ impl<B: Buffer> Worker<B> {
         let Some(pool) = pool else {
             let flow = NewFlow {
                 forward: *tuple,
+                absent,
                 reverse: answering(tuple),
                 translated: false,
                 state,
@@ -319,14 +323,13 @@ impl<B: Buffer> Worker<B> {
             let allowed = self.bindings.may_open(record, pool, inside.0, now);
             allowed.map_err(|reason| refuse(reason, IcmpKind::UnreachableHost, packet))?;
         }
-        let binding = match self.bindings.of_inside(tuple.protocol, inside.0, inside.1, pool) {
-            Some(binding) => {
+        let binding = match self.bindings.search(tuple.protocol, inside, pool) {
+            Ok(binding) => {
                 self.counters.add(Counter::EimHits, 1);
                 binding
             }
-            None => {
-                let bound =
-                    self.bindings.bind(&tables.policy, pool, tuple.protocol, inside, now, &mut self.counters);
+            Err(unbound) => {
+                let bound = self.bindings.bind(&tables.policy, &unbound, now, &mut self.counters);
                 // RFC 6888 REQ-11: the packet is dropped and its sender told.
                 bound.map_err(|reason| refuse(reason, IcmpKind::UnreachableHost, packet))?
             }
@@ -337,6 +340,7 @@ impl<B: Buffer> Worker<B> {
         let translated = Tuple { source: external.0, source_port: external.1, ..*tuple };
         let flow = NewFlow {
             forward: *tuple,
+            absent,
             reverse: answering(&translated),
             translated: true,
             state,
@@ -361,7 +365,7 @@ impl<B: Buffer> Worker<B> {
         now: Time,
         passing: &Passing,
         packet: &Packet,
-        tuple: &Tuple,
+        (tuple, absent): (&Tuple, Absent),
         pool: PoolId,
     ) -> Result<(u32, Toward), Verdict> {
         if let Transport::IcmpQuery { reply, .. } = packet.transport {
@@ -415,6 +419,7 @@ impl<B: Buffer> Worker<B> {
         };
         let flow = NewFlow {
             forward: *tuple,
+            absent,
             reverse,
             translated: true,
             state,
@@ -428,7 +433,12 @@ impl<B: Buffer> Worker<B> {
     }
 
     /// Counts the firewall's answer, and turns a refusal into a verdict.
-    fn judge(&mut self, first: &FirstPacket, verdict: policy::Verdict, packet: &Packet) -> Result<(), Verdict> {
+    fn judge(
+        &mut self,
+        first: &FirstPacket,
+        verdict: policy::Verdict,
+        packet: &Packet,
+    ) -> Result<(), Verdict> {
         self.counters.verdict(first.from, first.to, verdict.action);
         let reason =
             if verdict.by_rule { DropReason::FirewallRuleDeny } else { DropReason::FirewallDefaultDeny };
@@ -488,9 +498,8 @@ impl<B: Buffer> Worker<B> {
             if let Some(next) = self.flows.cold_mut(head) {
                 next.previous = number;
             }
-            if let Some((remote, inbound)) = self.remote_of(number) {
-                self.bindings.flow_opened(flow.binding, remote, inbound);
-            }
+            let out = if flow.inbound { &flow.reverse } else { &flow.forward };
+            self.bindings.flow_opened(flow.binding, (out.destination, out.destination_port), flow.inbound);
         }
         Ok(number)
     }

@@ -9,7 +9,7 @@ use crate::ports::{Class, Entry, Taken, Wanted};
 use turnpike_abi::command::{Kind, Parity, PinholeAdd, Slot};
 use turnpike_abi::counters::{Counter, Counters, DropReason};
 use turnpike_abi::event::{AckResult, BindingRow, PinholeClosed, PinholeLocked};
-use turnpike_abi::flow::{CREATED_SHIFT, NONE};
+use turnpike_abi::flow::NONE;
 use turnpike_abi::{Address, PoolId, Prefix, steering};
 
 /// A port of a pinhole.
@@ -475,28 +475,15 @@ impl Bindings {
         counters: &mut Counters,
     ) -> Result<(), AckResult> {
         let inside_port = wanted.inside_port + at;
-        let known = self.of_inside(wanted.protocol, wanted.inside, inside_port, plan.pool);
-        let binding = match known {
-            Some(number) => number,
-            None => {
+        let binding = match self.search(wanted.protocol, (wanted.inside, inside_port), plan.pool) {
+            Ok(number) => number,
+            Err(unbound) => {
                 let number = self.next_number().ok_or(AckResult::TABLE_FULL)?;
                 let taken = self.port_for(wanted, plan, at, number)?;
-                let binding = Binding {
-                    inside: wanted.inside.to_v4().unwrap_or_default(),
-                    external: taken.external,
-                    inside_port,
-                    external_port: taken.port,
-                    subscriber: taken.subscriber,
-                    pinhole: NONE,
-                    flows: 0,
-                    first_flow: NONE,
-                    created: (now.0 >> CREATED_SHIFT) as u32,
-                    last: now.0 as u32,
-                    pool: plan.pool,
-                    protocol: wanted.protocol,
-                    flags: Binding::LIVE | if plan.leased { Binding::LEASED } else { 0 },
-                };
-                if !self.insert(number, binding, wanted.inside, counters) {
+                let inside = (wanted.inside.to_v4().unwrap_or_default(), inside_port);
+                let mut binding = Binding::new(&taken, inside, plan.pool, wanted.protocol, now);
+                binding.flags |= if plan.leased { Binding::LEASED } else { 0 };
+                if !self.insert(number, unbound.hash, &binding, counters) {
                     match plan.class {
                         Some(class) if plan.leased => self.ports.detach(taken.subscriber, class),
                         Some(class) if plan.pool != BindingRow::NO_POOL => {

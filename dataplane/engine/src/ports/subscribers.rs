@@ -2,8 +2,7 @@
 
 use super::Class;
 use crate::index::Index;
-use crate::keyed::Keyed;
-use core::hash::BuildHasher;
+use crate::keyed::{Keyed, TupleHash};
 use turnpike_abi::PoolId;
 use turnpike_abi::flow::NONE;
 use turnpike_abi::table::PoolRecord;
@@ -80,7 +79,7 @@ pub(super) struct Subscribers {
     free: Vec<u32>,
     capacity: usize,
     index: Index,
-    keyed: Keyed,
+    hash: TupleHash,
     /// Subscribers with a port in use.
     active: usize,
 }
@@ -96,13 +95,13 @@ impl Subscribers {
             free: Vec::with_capacity(capacity),
             capacity,
             index: Index::new(capacity, capacity, memory)?,
-            keyed,
+            hash: TupleHash::new(keyed),
             active: 0,
         })
     }
 
     fn hash(&self, inside: [u8; 4], pool: PoolId) -> u64 {
-        self.keyed.hash_one(u64::from(u32::from_be_bytes(inside)) << 16 | u64::from(pool.0))
+        self.hash.v4(u64::from(u32::from_be_bytes(inside)) << 32 | u64::from(pool.0), 0, 0)
     }
 
     pub(super) fn find(&self, inside: [u8; 4], pool: PoolId) -> Option<u32> {
