@@ -175,6 +175,8 @@ pub(crate) struct Bindings {
     /// Of the last new binding.
     last_pool: PoolId,
     random: Random,
+    /// Drawn for the next new binding.
+    foreseen: Option<u64>,
     keyed: Keyed,
     worker: WorkerId,
     workers: u8,
@@ -219,6 +221,7 @@ impl Bindings {
             closing: Vec::with_capacity(NOTICES),
             last_pool: PoolId(0),
             random: Random::new(keyed),
+            foreseen: None,
             keyed,
             worker: setup.worker,
             workers: setup.workers,
@@ -271,7 +274,7 @@ impl Bindings {
         self.free_hosts.push(number);
     }
 
-    /// First of four steps, over a burst, that bring the lines near which new bindings will need. The pool is a
+    /// First of five steps, over a burst, that bring the lines near which new bindings will need. The pool is a
     /// guess: the one of the last new binding.
     pub(crate) fn prefetch(&self, protocol: u8, inside: [u8; 4], port: u16) {
         let pool = self.last_pool;
@@ -282,6 +285,16 @@ impl Bindings {
     /// Second step.
     pub(crate) fn prefetch_subscriber(&self, inside: [u8; 4]) -> Option<u32> {
         self.ports.prefetch_subscriber(inside, self.last_pool)
+    }
+
+    /// A random number that a binding may get: [`Bindings::foresee`].
+    pub(crate) fn draw(&mut self) -> u64 {
+        self.random.next()
+    }
+
+    /// Says which random number the next binding is to have, so that its port is one that was asked for before.
+    pub(crate) fn foresee(&mut self, drawn: Option<u64>) {
+        self.foreseen = drawn;
     }
 
     /// The binding of an inside endpoint.

@@ -68,16 +68,25 @@ impl Lane {
 
 /// The stages' memory between two of them.
 #[derive(Debug)]
-pub(crate) struct Lanes([Lane; LANES]);
+pub(crate) struct Lanes {
+    lanes: [Lane; LANES],
+    /// What was drawn for the bindings of packets that may open a flow.
+    drawn: [u64; LANES],
+}
 
 impl Lanes {
     pub(crate) fn new() -> Self {
-        Self([Lane::SLOW; LANES])
+        Self { lanes: [Lane::SLOW; LANES], drawn: [0; LANES] }
     }
 
-    /// The lanes of a burst.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Lane> {
-        self.0.iter()
+    /// The lanes of a burst, numbered.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &Lane)> {
+        self.lanes.iter().enumerate()
+    }
+
+    /// What [`prepare`] drew for the binding of a packet, if it may need one.
+    pub(crate) fn drawn(&self, at: usize) -> Option<u64> {
+        self.lanes.get(at)?.opens.then_some(*self.drawn.get(at)?)
     }
 }
 
@@ -118,7 +127,7 @@ struct Rewritten {
 /// First stage: headers, hash, and a request for the index's bucket.
 #[inline(always)]
 pub(crate) fn look<B: Buffer>(lanes: &mut Lanes, burst: &[B], doors: &Doors, flows: &Flows) {
-    for (at, (lane, buffer)) in lanes.0.iter_mut().zip(burst).enumerate() {
+    for (at, (lane, buffer)) in lanes.lanes.iter_mut().zip(burst).enumerate() {
         if let Some(ahead) = burst.get(at + AHEAD) {
             prefetch_bytes(ahead.bytes());
         }
@@ -137,7 +146,7 @@ pub(crate) fn look<B: Buffer>(lanes: &mut Lanes, burst: &[B], doors: &Doors, flo
 
 /// For benches: headers alone, so that nothing of the table is asked for before the time is taken.
 pub(crate) fn parse<B: Buffer>(lanes: &mut Lanes, burst: &[B], doors: &Doors) {
-    for (lane, buffer) in lanes.0.iter_mut().zip(burst) {
+    for (lane, buffer) in lanes.lanes.iter_mut().zip(burst) {
         *lane = read(buffer.bytes(), doors).unwrap_or(Lane::SLOW);
     }
 }
@@ -146,7 +155,7 @@ pub(crate) fn parse<B: Buffer>(lanes: &mut Lanes, burst: &[B], doors: &Doors) {
 #[inline(always)]
 pub(crate) fn guess(lanes: &mut Lanes, count: usize, flows: &Flows) -> usize {
     let mut opening = 0;
-    for lane in lanes.0.iter_mut().take(count) {
+    for lane in lanes.lanes.iter_mut().take(count) {
         if lane.v6 {
             lane.guess = flows.guess6(lane.hash).unwrap_or(NONE);
         } else if lane.length != 0 || lane.opens {
@@ -161,34 +170,56 @@ pub(crate) fn guess(lanes: &mut Lanes, count: usize, flows: &Flows) -> usize {
 }
 
 /// Between second and third stage, where packets may open flows: what a new binding touches is asked for line
-/// after line, each over the whole burst.
-pub(crate) fn prepare(lanes: &Lanes, count: usize, bindings: &Bindings) {
-    let opening = || lanes.0.iter().take(count).zip(0usize..).filter(|(lane, _)| lane.opens);
-    let inside = |lane: &Lane| {
+/// after line, each over the whole burst. The last two are those of the port that it will get, which is drawn here, and
+/// of the flow's entry for what comes back to that port.
+pub(crate) fn prepare(lanes: &mut Lanes, count: usize, bindings: &mut Bindings, flows: &Flows) {
+    let Lanes { lanes, drawn } = lanes;
+    let mut opening = [Opening::NONE; LANES];
+    let mut openings = 0;
+    for ((at, lane), opening) in
+        (0..).zip(lanes.iter()).take(count).filter(|(_, it)| it.opens).zip(&mut opening)
+    {
         let [a, b, c, d, ..] = lane.key.addresses.to_ne_bytes();
-        [a, b, c, d]
-    };
-    let class = |lane: &Lane| if lane.key.protocol == TCP { Class::Tcp } else { Class::Udp };
-    for (lane, _) in opening() {
         let [high, low, ..] = lane.key.ports.to_ne_bytes();
-        bindings.prefetch(lane.key.protocol, inside(lane), u16::from_be_bytes([high, low]));
+        bindings.prefetch(lane.key.protocol, [a, b, c, d], u16::from_be_bytes([high, low]));
+        let class = if lane.key.protocol == TCP { Class::Tcp } else { Class::Udp };
+        *opening = Opening { lane: at, class, inside: [a, b, c, d], next: NONE };
+        openings += 1;
     }
-    let mut found = [NONE; LANES];
-    for (lane, at) in opening() {
-        if let Some(found) = found.get_mut(at) {
-            *found = bindings.prefetch_subscriber(inside(lane)).unwrap_or(NONE);
+    let opening = opening.get_mut(..openings).unwrap_or_default();
+    for opening in opening.iter_mut() {
+        opening.next = bindings.prefetch_subscriber(opening.inside).unwrap_or(NONE);
+    }
+    for opening in opening.iter_mut() {
+        opening.next = bindings.ports.prefetch_block(opening.next, opening.class).unwrap_or(NONE);
+    }
+    for opening in opening.iter() {
+        bindings.ports.prefetch_units(opening.next, opening.class);
+    }
+    for opening in opening.iter() {
+        let random = bindings.draw();
+        if let (Some(drawn), Some(lane)) = (drawn.get_mut(opening.lane), lanes.get(opening.lane)) {
+            *drawn = random;
+            if let Some((external, port)) = bindings.ports.prefetch_port(opening.next, opening.class, random)
+            {
+                flows.prefetch_answers(lane.key, external, port);
+            }
         }
     }
-    for (lane, at) in opening() {
-        if let Some(found) = found.get_mut(at) {
-            *found = bindings.ports.prefetch_block(*found, class(lane)).unwrap_or(NONE);
-        }
-    }
-    for (lane, at) in opening() {
-        if let Some(&block) = found.get(at) {
-            bindings.ports.prefetch_units(block, class(lane));
-        }
-    }
+}
+
+/// A packet that may open a flow.
+#[derive(Clone, Copy)]
+struct Opening {
+    lane: usize,
+    inside: [u8; 4],
+    class: Class,
+    /// What the next step begins with.
+    next: u32,
+}
+
+impl Opening {
+    const NONE: Self = Self { lane: 0, inside: [0; 4], class: Class::Udp, next: NONE };
 }
 
 /// A plain packet: for a station of the port, IP without options or extension headers, whole, UDP or a TCP segment
@@ -361,13 +392,13 @@ impl<B: Buffer> Worker<B> {
     /// For benches: all stages of the translator over a burst, without what comes before and after it.
     pub(crate) fn translate_burst(&mut self, now: Time, lanes: &mut Lanes, burst: &mut [B]) -> usize {
         let count = burst.len().min(LANES);
-        for lane in lanes.0.iter_mut().take(count).filter(|lane| lane.length != 0 && !lane.v6) {
+        for lane in lanes.lanes.iter_mut().take(count).filter(|lane| lane.length != 0 && !lane.v6) {
             lane.hash = self.flows.hash4(lane.key);
             self.flows.prefetch_index(lane.hash);
         }
         guess(lanes, count, &self.flows);
         let mut done = 0;
-        for (lane, buffer) in lanes.0.iter().zip(burst) {
+        for (lane, buffer) in lanes.lanes.iter().zip(burst) {
             done += usize::from(self.rewrite(now, false, lane, buffer.bytes_mut()).is_some());
         }
         done

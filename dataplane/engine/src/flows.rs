@@ -165,6 +165,20 @@ impl Flows {
         self.hash.v4(key.addresses, key.ports, key.protocol)
     }
 
+    /// Asks for the bucket of packets that answer those of `key`, sent to an external endpoint.
+    #[inline(always)]
+    pub(crate) fn prefetch_answers(&self, key: Key4, external: [u8; 4], port: u16) {
+        let [_, _, _, _, a, b, c, d] = key.addresses.to_ne_bytes();
+        let ([e, f, g, h], [high, low]) = (external, port.to_be_bytes());
+        let [_, _, remote_high, remote_low] = key.ports.to_ne_bytes();
+        let key = Key4 {
+            addresses: u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+            ports: u32::from_ne_bytes([remote_high, remote_low, high, low]),
+            ..key
+        };
+        self.prefetch_index(self.hash4(key));
+    }
+
     /// The flow that a packet is likely of, and its direction; asks for its record.
     #[inline(always)]
     pub(crate) fn guess4(&self, hash: u64) -> Option<u32> {

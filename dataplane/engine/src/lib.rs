@@ -173,11 +173,12 @@ impl<B: Buffer> Engine<B> {
             let count = packets.as_slice().len().min(LANES);
             fast::look(lanes, packets.as_slice(), doors, &worker.flows);
             if fast::guess(lanes, count, &worker.flows) > 0 {
-                fast::prepare(lanes, count, &worker.bindings);
+                fast::prepare(lanes, count, &mut worker.bindings, &worker.flows);
             }
-            for (lane, buffer) in lanes.iter().zip(packets.by_ref().take(count)) {
+            for ((at, lane), buffer) in lanes.iter().zip(packets.by_ref().take(count)) {
                 if let Err(buffer) = worker.fast(now, refreshes, lane, buffer, out) {
                     long_way += 1;
+                    worker.bindings.foresee(lanes.drawn(at));
                     worker.frame(Some(tables), now, port, buffer, source, out);
                 }
             }

@@ -191,7 +191,7 @@ impl Ports {
         self.subscribers.record_mut(number)
     }
 
-    /// First of four steps that bring the lines near which a new binding of a subscriber will need.
+    /// First of five steps that bring the lines near which a new binding of a subscriber will need.
     pub(crate) fn prefetch_index(&self, inside: [u8; 4], pool: PoolId) {
         self.subscribers.prefetch_index(inside, pool);
     }
@@ -213,6 +213,16 @@ impl Ports {
         if let Some(block) = self.blocks.record(block) {
             self.units.prefetch_directory(block.address, class, block.first_word);
         }
+    }
+
+    /// Fifth step: the unit of the port that a binding with this random number will get, unless others of the burst
+    /// get in its way. Returns that port.
+    pub(crate) fn prefetch_port(&self, block: u32, class: Class, random: u64) -> Option<([u8; 4], u16)> {
+        let (word, bit) = self.choose_in(block, class, u64::MAX, random)?;
+        let address = self.blocks.record(block)?.address;
+        self.units.prefetch(address, class, word);
+        let port = port_of(word, self.worker, self.workers)?;
+        Some((self.pools.external(address)?, port + bit as u16))
     }
 
     /// Counts a flow of a subscriber in or out.
@@ -349,13 +359,19 @@ impl Ports {
         random: u64,
         entry: Entry,
     ) -> Result<u16, PortError> {
-        let record = self.blocks.record(block).ok_or(PortError::Exhausted)?;
+        let (word, bit) = self.choose_in(block, class, parity, random).ok_or(PortError::Exhausted)?;
+        let port = port_of(word, self.worker, self.workers).ok_or(PortError::Exhausted)? + bit as u16;
+        self.take_bit(block, class, word, bit, entry).map(|()| port)
+    }
+
+    /// Word and bit of a free eligible port of a block, of the parity if there is one.
+    fn choose_in(&self, block: u32, class: Class, parity: u64, random: u64) -> Option<(u16, u32)> {
+        let record = self.blocks.record(block)?;
         let (address, first, words) = (record.address, record.first_word, u32::from(record.words.max(1)));
-        let full = record.full.get(class.index()).copied().ok_or(PortError::Exhausted)?;
-        let pool = self.pools.pool_of(address).ok_or(PortError::UnknownAddress)?;
-        let geometry = &self.pools.state(pool).ok_or(PortError::UnknownAddress)?.geometry;
-        let start = random as u32 % words;
-        let mut open = (!full).rotate_right(start);
+        let geometry = &self.pools.of_address(address)?.geometry;
+        // As even as a remainder, without a division.
+        let start = (u64::from(random as u32) * u64::from(words) >> 32) as u32;
+        let mut open = (!record.full.get(class.index())?).rotate_right(start);
         let mut chosen = None;
         while open != 0 {
             let at = (open.trailing_zeros() + start) % 64;
@@ -370,11 +386,9 @@ impl Ports {
             }
             open &= open - 1;
         }
-        let (word, free) = chosen.ok_or(PortError::Exhausted)?;
+        let (word, free) = chosen?;
         let turn = (random >> 32) as u32 % 64;
-        let bit = (free.rotate_right(turn).trailing_zeros() + turn) % 64;
-        let port = port_of(word, self.worker, self.workers).ok_or(PortError::Exhausted)? + bit as u16;
-        self.take_bit(block, class, word, bit, entry).map(|()| port)
+        Some((word, (free.rotate_right(turn).trailing_zeros() + turn) % 64))
     }
 
     /// Takes a port of a block that is free.
@@ -386,18 +400,16 @@ impl Ports {
         bit: u32,
         entry: Entry,
     ) -> Result<(), PortError> {
-        let address = self.blocks.record(block).ok_or(PortError::Room)?.address;
-        self.units.take(block, address, class, (word, bit), entry).ok_or(PortError::Room)?;
-        let pool = self.pools.pool_of(address).ok_or(PortError::UnknownAddress)?;
-        let eligible = self.pools.state(pool).map_or(0, |state| state.geometry.eligible(word));
-        let left = eligible & !self.units.used(address, class, word);
-        let index = class.index();
-        let Some(record) = self.blocks.record_mut(block) else { return Ok(()) };
+        let record = self.blocks.record_mut(block).ok_or(PortError::Room)?;
+        let address = record.address;
+        let eligible = self.pools.of_address(address).map_or(0, |state| state.geometry.eligible(word));
+        let used = self.units.take(block, address, class, (word, bit), entry).ok_or(PortError::Room)?;
         record.busy += 1;
         if eligible >> bit & 1 == 0 {
             return Ok(());
         }
-        if let (0, Some(full)) = (left, record.full.get_mut(index)) {
+        let index = class.index();
+        if let (0, Some(full)) = (eligible & !used, record.full.get_mut(index)) {
             *full |= 1 << (word - record.first_word);
         }
         let Some(free) = record.free.get_mut(index) else { return Ok(()) };
