@@ -44,10 +44,7 @@ pub(crate) struct Binding {
     pub(crate) external_port: u16,
     /// Number of the subscriber; untranslated: of the inside address in `hosts`.
     subscriber: u32,
-    /// First of its pinholes, [`NONE`] for a dynamic binding.
-    pinhole: u32,
-    pub(crate) flows: u32,
-    /// First flow of the list that `FlowCold::next` continues.
+    /// First flow of the list that [`crate::flows::Flows::next`] continues.
     pub(crate) first_flow: u32,
     /// Milliseconds since the start, shifted as those of flows are.
     created: u32,
@@ -58,7 +55,7 @@ pub(crate) struct Binding {
     flags: u8,
 }
 
-const _: () = assert!(size_of::<Binding>() == 40);
+const _: () = assert!(size_of::<Binding>() == 32);
 
 impl Binding {
     const LIVE: u8 = 1;
@@ -68,6 +65,10 @@ impl Binding {
     const DRAINING: u8 = 4;
     /// It has a line of its own in the log.
     const LOGGED: u8 = 8;
+    /// It has a pinhole, or more than one flow: see [`Bindings::more`].
+    const PINNED: u8 = 16;
+    /// See [`Binding::PINNED`].
+    const SHARED: u8 = 32;
 
     /// A dynamic binding without flows.
     fn new(taken: &Taken, inside: ([u8; 4], u16), pool: PoolId, protocol: u8, now: Time) -> Self {
@@ -77,8 +78,6 @@ impl Binding {
             inside_port: inside.1,
             external_port: taken.port,
             subscriber: taken.subscriber,
-            pinhole: NONE,
-            flows: 0,
             first_flow: NONE,
             created: (now.0 >> CREATED_SHIFT) as u32,
             last: now.0 as u32,
@@ -104,7 +103,12 @@ impl Binding {
 
     /// Whether it was made by a packet and ends with its last flow.
     pub(crate) fn is_dynamic(&self) -> bool {
-        self.pinhole == NONE
+        !self.has(Self::PINNED)
+    }
+
+    /// Whether it has a flow.
+    pub(crate) fn is_in_use(&self) -> bool {
+        self.first_flow != NONE
     }
 
     /// Milliseconds since the last packet from inside that an ended flow knew of.
@@ -149,6 +153,9 @@ struct ExternalKey {
 #[derive(Debug)]
 pub(crate) struct Bindings {
     slab: Vec<Binding>,
+    /// First pinhole plus one, and flows besides the first, of bindings that have them. Of those with one flow
+    /// and nothing else, as most are, nothing is ever written here: zero pages stand for them.
+    more: Vec<[u32; 2]>,
     free: Vec<u32>,
     capacity: usize,
     by_inside: Index,
@@ -202,6 +209,7 @@ impl Bindings {
         let capacity = setup.bindings.min(MOST);
         Some(Self {
             slab: Vec::with_capacity(capacity),
+            more: vec![[0; 2]; capacity],
             free: Vec::with_capacity(capacity),
             capacity,
             by_inside: Index::new(setup.bindings, capacity, memory)?,
@@ -234,6 +242,63 @@ impl Bindings {
 
     pub(crate) fn record_mut(&mut self, binding: u32) -> Option<&mut Binding> {
         self.slab.get_mut(binding as usize).filter(|record| record.has(Binding::LIVE))
+    }
+
+    /// First pinhole of a binding, or [`NONE`].
+    fn pinhole_of(&self, number: u32) -> u32 {
+        match self.record(number) {
+            Some(record) if record.has(Binding::PINNED) => {
+                self.more.get(number as usize).map_or(NONE, |[pinhole, _]| pinhole.wrapping_sub(1))
+            }
+            _ => NONE,
+        }
+    }
+
+    /// Says which pinhole is the first of a binding, or that none is ([`NONE`]).
+    fn pin(&mut self, number: u32, pinhole: u32) {
+        let Some(record) = self.record_mut(number) else { return };
+        if pinhole == NONE {
+            record.flags &= !Binding::PINNED;
+        } else {
+            record.flags |= Binding::PINNED;
+        }
+        if let Some([place, _]) = self.more.get_mut(number as usize) {
+            *place = pinhole.wrapping_add(1);
+        }
+    }
+
+    /// Flows of a binding.
+    pub(crate) fn flows_of(&self, number: u32) -> u32 {
+        let Some(record) = self.record(number).filter(|record| record.is_in_use()) else { return 0 };
+        let shared = record.has(Binding::SHARED);
+        1 + self.more.get(number as usize).filter(|_| shared).map_or(0, |[_, flows]| *flows)
+    }
+
+    /// Hangs a flow up as the first of a binding's list. Returns the one that was, or [`NONE`].
+    pub(crate) fn hang(&mut self, number: u32, flow: u32) -> Option<u32> {
+        let record = self.slab.get_mut(number as usize).filter(|record| record.has(Binding::LIVE))?;
+        let first = core::mem::replace(&mut record.first_flow, flow);
+        if first != NONE {
+            record.flags |= Binding::SHARED;
+            *self.more.get_mut(number as usize)?.last_mut()? += 1;
+        }
+        Some(first)
+    }
+
+    /// Takes a flow out of a binding's list, where `next` came after it.
+    pub(crate) fn take_down(&mut self, number: u32, flow: u32, next: u32) -> Option<&mut Binding> {
+        let record = self.slab.get_mut(number as usize).filter(|record| record.has(Binding::LIVE))?;
+        if record.first_flow == flow {
+            record.first_flow = next;
+        }
+        if record.has(Binding::SHARED) {
+            let flows = self.more.get_mut(number as usize)?.last_mut()?;
+            *flows -= 1;
+            if *flows == 0 {
+                record.flags &= !Binding::SHARED;
+            }
+        }
+        Some(record)
     }
 
     fn hash_inside(&self, protocol: u8, address: Address, port: u16, pool: PoolId) -> u64 {
@@ -529,7 +594,8 @@ impl Bindings {
 
     /// Counts a flow that uses a binding.
     pub(crate) fn flow_opened(&mut self, number: u32, remote: (Address, u16), inbound: bool) {
-        let Some(&Binding { subscriber, pinhole, pool, .. }) = self.record(number) else { return };
+        let Some(&Binding { subscriber, pool, .. }) = self.record(number) else { return };
+        let pinhole = self.pinhole_of(number);
         if pinhole != NONE {
             self.count_in_pinhole(pinhole, remote, inbound, true);
         }
@@ -543,7 +609,8 @@ impl Bindings {
 
     /// Counts a flow out. To be told before the binding is removed.
     pub(crate) fn flow_ended(&mut self, number: u32, remote: (Address, u16), inbound: bool) {
-        let Some(&Binding { subscriber, pinhole, pool, .. }) = self.record(number) else { return };
+        let Some(&Binding { subscriber, pool, .. }) = self.record(number) else { return };
+        let pinhole = self.pinhole_of(number);
         if pinhole != NONE {
             self.count_in_pinhole(pinhole, remote, inbound, false);
         }
@@ -574,7 +641,7 @@ impl Bindings {
             }
         }
         if !binding.is_dynamic() {
-            return self.pinhole_admits(binding.pinhole, remote, true).map(drop);
+            return self.pinhole_admits(self.pinhole_of(number), remote, true).map(drop);
         }
         if binding.has(Binding::DRAINING) {
             return Err(DropReason::FilteredRemote);

@@ -258,15 +258,13 @@ impl<B: Buffer> Worker<B> {
         let Some(tables) = tables else { return Ok(seen) };
         let mut number = binding.first_flow;
         for _ in 0..LOOK_FLOWS {
-            let (Some(flow), Some(cold)) = (self.flows.record(number), self.flows.cold(number)) else {
-                break;
-            };
+            let Some(flow) = self.flows.record(number) else { break };
             // What the host never answered it does not keep (RFC 4787 REQ-6).
             if flow.traffic(Toward::Out).0 > 0 {
                 let left = timeout_ms(flow, &tables.policy.settings).saturating_sub(flow.idle_ms(now.0));
                 seen.remaining_ms = seen.remaining_ms.max(left);
             }
-            number = cold.next;
+            number = self.flows.next(number);
         }
         Ok(seen)
     }
@@ -291,7 +289,10 @@ impl<B: Buffer> Worker<B> {
         end.cursor = match walk.table {
             WalkTable::BINDINGS => {
                 let rows = bindings.walk(cursor, WALK_RECORDS);
-                let row = |(number, binding)| (number, self.row(now, binding, bindings.shown(binding)));
+                let row = |(number, binding)| {
+                    let binding = (number as u32, binding);
+                    (number, self.row(now, binding, bindings.shown(binding.0)))
+                };
                 send(&mut rows.map(row), bindings.records())
             }
             WalkTable::PINHOLES => {
@@ -318,7 +319,12 @@ impl<B: Buffer> Worker<B> {
     }
 
     /// A binding as a row shows it, with one of its pinholes: id, remote end and ports.
-    fn row(&self, now: Time, binding: &Binding, pinhole: (u64, Prefix, [u16; 2])) -> BindingRow {
+    fn row(
+        &self,
+        now: Time,
+        (number, binding): (u32, &Binding),
+        pinhole: (u64, Prefix, [u16; 2]),
+    ) -> BindingRow {
         let (pinhole, remote, remote_ports) = pinhole;
         BindingRow {
             inside: self.bindings.inside_of(binding),
@@ -326,7 +332,7 @@ impl<B: Buffer> Worker<B> {
             remote,
             pinhole,
             age_ms: binding.age_ms(now),
-            flows: binding.flows,
+            flows: self.bindings.flows_of(number),
             inside_port: binding.inside_port,
             external_port: binding.external_port,
             pool: binding.pool,

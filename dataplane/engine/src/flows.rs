@@ -105,6 +105,9 @@ pub(crate) struct Flows {
     records: Array<FlowRecord>,
     records6: Array<FlowRecord6>,
     cold: Array<FlowCold>,
+    /// Next and previous flow of its binding plus one, 0 for none. Of flows that have their binding for themselves,
+    /// as most have, nothing is ever written here: zero pages stand for them.
+    links: Vec<[u32; 2]>,
     index: Index,
     index6: Index,
     hash: TupleHash,
@@ -136,6 +139,7 @@ impl Flows {
             records,
             records6,
             cold,
+            links: vec![[0; 2]; flows + flows_v6],
             index: Index::new(2 * flows, 2 * flows, index)?,
             index6: Index::new(2 * flows_v6, 2 * flows_v6, index)?,
             hash: TupleHash::new(keyed),
@@ -282,8 +286,37 @@ impl Flows {
         self.cold.get(flow as usize)
     }
 
-    pub(crate) fn cold_mut(&mut self, flow: u32) -> Option<&mut FlowCold> {
-        self.cold.get_mut(flow as usize)
+    /// The flow after this one in its binding's list, or [`NONE`].
+    pub(crate) fn next(&self, flow: u32) -> u32 {
+        self.links.get(flow as usize).map_or(NONE, |[next, _]| next.wrapping_sub(1))
+    }
+
+    /// Puts a flow that is in no list before the first one of a list.
+    pub(crate) fn link(&mut self, flow: u32, first: u32) {
+        if let Some([_, previous]) = self.links.get_mut(first as usize) {
+            *previous = flow + 1;
+            if let Some([next, _]) = self.links.get_mut(flow as usize) {
+                *next = first + 1;
+            }
+        }
+    }
+
+    /// Takes a flow out of its list. Returns the one after it, or [`NONE`].
+    pub(crate) fn unlink(&mut self, flow: u32) -> u32 {
+        let Some(&[next, previous]) = self.links.get(flow as usize) else { return NONE };
+        let (after, before) = (next.wrapping_sub(1), previous.wrapping_sub(1));
+        if let Some(link) = self.links.get_mut(after as usize) {
+            link[1] = previous;
+        }
+        if let Some(link) = self.links.get_mut(before as usize) {
+            link[0] = next;
+        }
+        if [next, previous] != [0; 2]
+            && let Some(link) = self.links.get_mut(flow as usize)
+        {
+            *link = [0; 2];
+        }
+        after
     }
 
     /// Whether another flow of the family fits. Those from outside get half of the table, so that nobody out
@@ -334,8 +367,6 @@ impl Flows {
         if let Some(cold) = self.cold.get_mut(number as usize) {
             cold.binding = flow.binding;
             cold.created = (flow.created.0 >> CREATED_SHIFT) as u32;
-            cold.next = NONE;
-            cold.previous = NONE;
         }
         let query = is_query(out.protocol);
         let external_port = if query { inward.source_port } else { inward.destination_port };

@@ -36,6 +36,8 @@ pub(crate) use units::Entry;
 
 /// Ports and blocks that are let go in one call.
 const STEPS: usize = 64;
+/// Up to so many bindings each may be another subscriber's.
+const MANY: usize = 1 << 16;
 const EVEN: u64 = 0x5555_5555_5555_5555;
 
 /// Protocols that have ports or query identifiers.
@@ -101,6 +103,12 @@ pub(crate) struct Wanted {
     pub(crate) random: u64,
 }
 
+/// Subscribers of a worker with room for `bindings`: whoever has a binding has several.
+const fn subscribers(bindings: usize) -> usize {
+    let (few, quarter) = (if bindings < MANY { bindings } else { MANY }, bindings / 4);
+    if quarter > few { quarter } else { few }
+}
+
 /// What happened, since the start.
 #[derive(Clone, Copy, Debug, Default)]
 struct Tally {
@@ -134,7 +142,7 @@ pub(crate) struct Ports {
 impl Ports {
     /// Bytes of the memory given to [`Ports::new`].
     pub(crate) const fn bytes(bindings: usize) -> usize {
-        Subscribers::bytes(bindings)
+        Subscribers::bytes(subscribers(bindings))
     }
 
     pub(crate) fn new(setup: &Setup, keyed: Keyed, memory: &mut Memory) -> Option<Self> {
@@ -144,7 +152,7 @@ impl Ports {
             workers: setup.workers,
             keyed,
             pools: Pools::default(),
-            subscribers: Subscribers::new(bindings, keyed, memory)?,
+            subscribers: Subscribers::new(subscribers(bindings), keyed, memory)?,
             // One for each binding, and as many again for what is held back.
             blocks: Blocks::new(bindings * 2),
             units: Units::new(bindings * 2, words),

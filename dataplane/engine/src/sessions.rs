@@ -351,7 +351,7 @@ impl<B: Buffer> Worker<B> {
         };
         let admitted = self.admit(tables, &flow);
         if admitted.is_err()
-            && self.bindings.record(binding).is_some_and(|record| record.flows == 0 && record.is_dynamic())
+            && self.bindings.record(binding).is_some_and(|record| !record.is_in_use() && record.is_dynamic())
         {
             self.bindings.remove(binding, &mut self.counters);
         }
@@ -472,11 +472,9 @@ impl<B: Buffer> Worker<B> {
         let mut idle = binding.idle_ms(now);
         let mut number = binding.first_flow;
         for _ in 0..LOOKED_AT {
-            let (Some(flow), Some(cold)) = (self.flows.record(number), self.flows.cold(number)) else {
-                break;
-            };
+            let Some(flow) = self.flows.record(number) else { break };
             idle = idle.min(flow.idle_ms(now.0));
-            number = cold.next;
+            number = self.flows.next(number);
         }
         Time(now.0 - idle.min(now.0))
     }
@@ -488,16 +486,8 @@ impl<B: Buffer> Worker<B> {
         let due = Time(flow.last.0 + timeout.min(revisit_ms(class, &tables.policy.settings)));
         let number = self.flows.insert(flow, due).ok_or(Verdict::Drop(DropReason::InternalError))?;
         self.counters.flow_created(class, flow.state);
-        if let Some(record) = self.bindings.record_mut(flow.binding) {
-            let head = record.first_flow;
-            record.first_flow = number;
-            record.flows += 1;
-            if let Some(flow) = self.flows.cold_mut(number) {
-                flow.next = head;
-            }
-            if let Some(next) = self.flows.cold_mut(head) {
-                next.previous = number;
-            }
+        if let Some(first) = self.bindings.hang(flow.binding, number) {
+            self.flows.link(number, first);
             let out = if flow.inbound { &flow.reverse } else { &flow.forward };
             self.bindings.flow_opened(flow.binding, (out.destination, out.destination_port), flow.inbound);
         }
@@ -634,7 +624,7 @@ impl<B: Buffer> Worker<B> {
             return;
         }
         let (class, state, binding) = (class_of_record(flow), flow.tcp_state(), cold.binding);
-        let (next, previous, idle) = (cold.next, cold.previous, flow.idle_ms(now.0));
+        let idle = flow.idle_ms(now.0);
         if let (true, Some((remote, inbound))) = (binding != NONE, self.remote_of(number)) {
             self.bindings.flow_ended(binding, remote, inbound);
         }
@@ -645,19 +635,10 @@ impl<B: Buffer> Worker<B> {
         }
         self.flows.end(number);
         self.counters.flow_ended(class, state, why);
-        if let Some(flow) = self.flows.cold_mut(next) {
-            flow.previous = previous;
-        }
-        if let Some(flow) = self.flows.cold_mut(previous) {
-            flow.next = next;
-        }
-        let Some(record) = self.bindings.record_mut(binding) else { return };
+        let next = self.flows.unlink(number);
+        let Some(record) = self.bindings.take_down(binding, number, next) else { return };
         record.used(now, idle);
-        if record.first_flow == number {
-            record.first_flow = next;
-        }
-        record.flows -= 1;
-        if record.flows == 0 && record.is_dynamic() {
+        if !record.is_in_use() && record.is_dynamic() {
             self.bindings.remove(binding, &mut self.counters);
         }
     }

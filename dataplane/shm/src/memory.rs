@@ -148,6 +148,16 @@ impl<T> Array<T> {
     }
 }
 
+/// Asks the kernel to put what a vector has room for on large pages as it is touched. A hint: it may not.
+pub fn prefer_large_pages<T>(vector: &mut Vec<T>) {
+    let room = vector.spare_capacity_mut();
+    let first = room.as_mut_ptr() as usize;
+    let (start, end) = (first.next_multiple_of(HUGE), (first + size_of_val(room)) / HUGE * HUGE);
+    if start < end {
+        crate::mapping::prefer_large_pages(start as *mut core::ffi::c_void, end - start);
+    }
+}
+
 /// Asks for the cache line at an address.
 #[inline(always)]
 fn prefetch(address: *const u8) {
