@@ -13,11 +13,13 @@ use crate::outbox::Outbox;
 use crate::pipeline::Worker;
 use crate::ports::Class;
 use crate::{Interface, Time};
+use turnpike_abi::InterfaceId;
 use turnpike_abi::counters::{Counters, Direction, DropReason, ProtocolClass, TcpState};
 use turnpike_abi::flow::{FlowRecord, NONE, Toward, flag};
 use turnpike_shm::memory::prefetch_bytes;
 use turnpike_wire::checksum::Delta;
 use turnpike_wire::ethernet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, HEADER_LEN, VLAN_LEN};
+use turnpike_wire::packet::Family;
 
 /// Packets that move through the stages together.
 pub(crate) const LANES: usize = 64;
@@ -64,6 +66,14 @@ impl Lane {
         v6: false,
         opens: false,
     };
+}
+
+impl Lane {
+    /// Interface, offset and family of a packet that was found sound, if it was.
+    pub(crate) fn packet(&self) -> Option<(InterfaceId, usize, Family)> {
+        let family = if self.v6 { Family::V6 } else { Family::V4 };
+        (self.l3 != 0).then_some((InterfaceId(self.on.into()), usize::from(self.l3), family))
+    }
 }
 
 /// The stages' memory between two of them.

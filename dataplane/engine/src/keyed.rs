@@ -79,6 +79,62 @@ pub(crate) const fn ports_of(tuple: &Tuple) -> u32 {
     u32::from_ne_bytes([a, b, c, d])
 }
 
+/// Builds hashers for a map that packets search, folded products as in [`TupleHash`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Folding {
+    secret: [u64; 2],
+}
+
+impl Folding {
+    pub(crate) fn new(keyed: Keyed) -> Self {
+        let TupleHash { secret: [.., first, second] } = TupleHash::new(keyed);
+        Self { secret: [first, second] }
+    }
+}
+
+impl BuildHasher for Folding {
+    type Hasher = Folded;
+
+    fn build_hasher(&self) -> Folded {
+        let [sum, secret] = self.secret;
+        Folded { sum, secret }
+    }
+}
+
+/// A hash on its way.
+#[derive(Debug)]
+pub(crate) struct Folded {
+    sum: u64,
+    secret: u64,
+}
+
+impl Hasher for Folded {
+    fn write(&mut self, bytes: &[u8]) {
+        let (words, rest) = bytes.as_chunks::<8>();
+        words.iter().for_each(|word| self.write_u64(u64::from_le_bytes(*word)));
+        if !rest.is_empty() {
+            let last = rest.iter().rev().fold(rest.len() as u64, |word, &byte| word << 8 | u64::from(byte));
+            self.write_u64(last);
+        }
+    }
+
+    fn write_u16(&mut self, word: u16) {
+        self.write_u64(word.into());
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.sum = mix(self.sum ^ word, self.secret);
+    }
+
+    fn write_usize(&mut self, word: usize) {
+        self.write_u64(word as u64);
+    }
+
+    fn finish(&self) -> u64 {
+        mix(self.sum, self.secret.rotate_left(32) | 1)
+    }
+}
+
 /// The product, its halves folded.
 #[inline(always)]
 const fn mix(a: u64, b: u64) -> u64 {

@@ -179,7 +179,10 @@ impl<B: Buffer> Engine<B> {
                 if let Err(buffer) = worker.fast(now, refreshes, lane, buffer, out) {
                     long_way += 1;
                     worker.bindings.foresee(lanes.drawn(at));
-                    worker.frame(Some(tables), now, port, buffer, source, out);
+                    match lane.packet() {
+                        Some(packet) => worker.looked_at(tables, now, packet, buffer, source, out),
+                        None => worker.frame(Some(tables), now, port, buffer, source, out),
+                    }
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! Next hops: their station addresses, and the packets that wait for one.
 
-use crate::keyed::{Keyed, Map, map};
+use crate::keyed::{Folding, Keyed};
 use crate::{Interface, Time};
 use std::collections::VecDeque;
 use turnpike_abi::flow::NO_HOP;
@@ -73,7 +73,7 @@ pub(crate) struct Waiting<B> {
 /// The neighbours of a worker.
 #[derive(Debug)]
 pub(crate) struct Neighbours<B> {
-    entries: Map<NextHop, Entry>,
+    entries: hashbrown::HashMap<NextHop, Entry, Folding>,
     pub(crate) adjacencies: Vec<Adjacency>,
     waiting: VecDeque<Waiting<B>>,
     known: usize,
@@ -92,7 +92,8 @@ impl<B> Neighbours<B> {
     pub(crate) fn new(keyed: Keyed) -> Self {
         let adjacencies = Vec::with_capacity(ADJACENCIES);
         Self {
-            entries: map(CAPACITY, keyed),
+            // Twice the room, as [`crate::keyed::map`] has it.
+            entries: hashbrown::HashMap::with_capacity_and_hasher(CAPACITY * 2, Folding::new(keyed)),
             adjacencies,
             waiting: VecDeque::with_capacity(WAITING),
             known: 0,

@@ -176,6 +176,24 @@ impl<B: Buffer> Worker<B> {
         }
     }
 
+    /// A frame from the wire that the fast path has looked at: for a station of `on`, an IP packet at `l3`.
+    pub(crate) fn looked_at(
+        &mut self,
+        tables: &Tables,
+        now: Time,
+        (on, l3, family): (InterfaceId, usize, Family),
+        mut buffer: B,
+        source: &mut impl BufferSource<B>,
+        out: &mut Outbox<B>,
+    ) {
+        let verdict = self.internet(tables, now, on, (Stage::Fresh, None), &mut buffer, l3, family);
+        let joins = matches!(verdict, Verdict::Join(_));
+        self.finish(Some(tables), now, (on, verdict), buffer, source, out);
+        if joins {
+            self.leave_joined(Some(tables), now, source, out);
+        }
+    }
+
     /// A packet from another worker.
     pub(crate) fn crossed(
         &mut self,
@@ -249,7 +267,21 @@ impl<B: Buffer> Worker<B> {
             _ => return Verdict::Drop(DropReason::EthertypeUnknown),
         };
         let Some(tables) = tables else { return Verdict::Drop(DropReason::NotConfigured) };
-        match packet::parse(buffer.bytes(), link.payload, family) {
+        self.internet(tables, now, on, (stage, head), buffer, link.payload, family)
+    }
+
+    /// The packet at `l3`.
+    fn internet(
+        &mut self,
+        tables: &Tables,
+        now: Time,
+        on: InterfaceId,
+        (stage, head): (Stage, Option<Head>),
+        buffer: &mut B,
+        l3: usize,
+        family: Family,
+    ) -> Verdict {
+        match packet::parse(buffer.bytes(), l3, family) {
             Ok(mut packet) => {
                 if let Some(head) = head {
                     head.tell(&mut packet);
