@@ -21,7 +21,7 @@ use turnpike_abi::event::{AckResult, BindingRow};
 use turnpike_abi::flow::{CREATED_SHIFT, NONE};
 use turnpike_abi::table::{Filtering, PoolRecord};
 use turnpike_abi::{Address, PoolId, WorkerId, steering};
-use turnpike_shm::memory::Memory;
+use turnpike_shm::memory::{Memory, roomy};
 
 pub(crate) use pinholes::{Closing, Passage, PassingBy};
 
@@ -208,7 +208,7 @@ impl Bindings {
     pub(crate) fn new(setup: &Setup, keyed: Keyed, memory: &mut Memory) -> Option<Self> {
         let capacity = setup.bindings.min(MOST);
         Some(Self {
-            slab: Vec::with_capacity(capacity),
+            slab: roomy(capacity),
             more: vec![[0; 2]; capacity],
             free: Vec::with_capacity(capacity),
             capacity,

@@ -66,9 +66,7 @@ impl Lane {
         v6: false,
         opens: false,
     };
-}
 
-impl Lane {
     /// Interface, offset and family of a packet that was found sound, if it was.
     pub(crate) fn packet(&self) -> Option<(InterfaceId, usize, Family)> {
         let family = if self.v6 { Family::V6 } else { Family::V4 };

@@ -6,10 +6,12 @@ use crate::keyed::{Keyed, TupleHash};
 use turnpike_abi::PoolId;
 use turnpike_abi::flow::NONE;
 use turnpike_abi::table::PoolRecord;
-use turnpike_shm::memory::{Memory, prefetch_value};
+use turnpike_shm::memory::{Memory, prefetch_value, roomy};
 
 /// What a subscriber has in a pool. One external address for all of it (RFC 4787 REQ-2, RFC 6888 REQ-2).
+/// One cache line.
 #[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
 pub(crate) struct Subscriber {
     pub(super) inside: [u8; 4],
     pub(super) pool: PoolId,
@@ -27,6 +29,8 @@ pub(crate) struct Subscriber {
     /// Milliseconds when that was so.
     stamp: u32,
 }
+
+const _: () = assert!(size_of::<Subscriber>() == 64);
 
 impl Subscriber {
     pub(super) fn new(inside: [u8; 4], pool: PoolId, now_ms: u64) -> Self {
@@ -91,7 +95,7 @@ impl Subscribers {
 
     pub(super) fn new(capacity: usize, keyed: Keyed, memory: &mut Memory) -> Option<Self> {
         Some(Self {
-            slab: Vec::with_capacity(capacity),
+            slab: roomy(capacity),
             free: Vec::with_capacity(capacity),
             capacity,
             index: Index::new(capacity, capacity, memory)?,

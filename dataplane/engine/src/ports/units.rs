@@ -10,7 +10,7 @@
 use super::Class;
 use turnpike_abi::WorkerId;
 use turnpike_abi::flow::NONE;
-use turnpike_shm::memory::prefetch_value;
+use turnpike_shm::memory::{prefetch_value, roomy};
 
 /// What a port stands for: an entry of a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,9 +120,9 @@ pub(super) struct Units {
 impl Units {
     pub(super) fn new(capacity: usize, words: u16) -> Self {
         Self {
-            slab: Vec::with_capacity(capacity),
+            slab: roomy(capacity),
             free: NONE,
-            chunks: Vec::with_capacity(capacity),
+            chunks: roomy(capacity),
             free_chunks: NONE,
             capacity,
             directory: Vec::new(),
