@@ -9,7 +9,7 @@ mod slots;
 use crate::index::Index;
 use crate::keyed::{Keyed, Map, Random, TupleHash, map};
 use crate::policy::Policy;
-use crate::ports::{Class, Entry, PortError, Ports, Taken, Wanted};
+use crate::ports::{Class, Entry, Foreseen, PortError, Ports, Taken, Wanted};
 use crate::{Setup, Time};
 use contacts::Contacts;
 use held::Reservation;
@@ -182,8 +182,8 @@ pub(crate) struct Bindings {
     /// Of the last new binding.
     last_pool: PoolId,
     random: Random,
-    /// Drawn for the next new binding.
-    foreseen: Option<u64>,
+    /// Drawn for the packet under way.
+    foreseen: Option<Foreseen>,
     keyed: Keyed,
     worker: WorkerId,
     workers: u8,
@@ -347,19 +347,19 @@ impl Bindings {
         self.ports.prefetch_index(inside, pool);
     }
 
-    /// Second step.
+    /// Second step. Returns the subscriber's number.
     pub(crate) fn prefetch_subscriber(&self, inside: [u8; 4]) -> Option<u32> {
         self.ports.prefetch_subscriber(inside, self.last_pool)
     }
 
-    /// A random number that a binding may get: [`Bindings::foresee`].
-    pub(crate) fn draw(&mut self) -> u64 {
-        self.random.next()
+    /// Fifth step: draws the port that a new binding of a subscriber will get.
+    pub(crate) fn draw(&mut self, subscriber: u32, block: u32, class: Class) -> Option<Foreseen> {
+        self.ports.foresee(subscriber, block, class, self.random.half())
     }
 
-    /// Says which random number the next binding is to have, so that its port is one that was asked for before.
-    pub(crate) fn foresee(&mut self, drawn: Option<u64>) {
-        self.foreseen = drawn;
+    /// Says what was drawn for the packet that comes next.
+    pub(crate) fn expect(&mut self, foreseen: Option<Foreseen>) {
+        self.foreseen = foreseen;
     }
 
     /// The binding of an inside endpoint.
@@ -475,18 +475,29 @@ impl Bindings {
         };
         self.last_pool = pool;
         self.ports.at(now);
-        let known = self.ports.subscriber_of(address, pool);
-        let wanted = Wanted { pool, inside: address, class, parity, random: self.random.next() };
-        let taken =
-            self.ports.take_for(known, &wanted, Entry::Bound(number)).map_err(|error| match error {
-                // RFC 6888 REQ-11d: nothing is evicted to make room.
-                PortError::Exhausted | PortError::Taken | PortError::UnknownAddress => {
-                    counters.pool_exhausted(pool.index());
-                    DropReason::PortExhausted
-                }
-                PortError::Limit => DropReason::SubscriberPorts,
-                PortError::Room => DropReason::BindingLimit,
-            })?;
+        let entry = Entry::Bound(number);
+        let foreseen = self.foreseen.take().filter(|it| self.ports.is_of(it.subscriber, address, pool));
+        let known = match &foreseen {
+            Some(it) => Some(it.subscriber),
+            None => self.ports.subscriber_of(address, pool),
+        };
+        let drawn = foreseen.filter(|it| parity == Parity::ANY && it.class == class);
+        let taken = match drawn.and_then(|it| self.ports.take_foreseen(&it, pool, entry)) {
+            Some(taken) => Ok(taken),
+            None => {
+                let wanted = Wanted { pool, inside: address, class, parity, random: self.random.next() };
+                self.ports.take_for(known, &wanted, entry)
+            }
+        };
+        let taken = taken.map_err(|error| match error {
+            // RFC 6888 REQ-11d: nothing is evicted to make room.
+            PortError::Exhausted | PortError::Taken | PortError::UnknownAddress => {
+                counters.pool_exhausted(pool.index());
+                DropReason::PortExhausted
+            }
+            PortError::Limit => DropReason::SubscriberPorts,
+            PortError::Room => DropReason::BindingLimit,
+        })?;
         if known.is_none()
             && let Some(subscriber) = self.ports.subscriber_mut(taken.subscriber)
         {

@@ -124,6 +124,7 @@ impl Classifier {
             return None;
         }
         match &self.few {
+            Some(rules) if rules.is_empty() => None,
             Some(rules) => {
                 let [source, destination] =
                     [packet.tuple.source, packet.tuple.destination].map(|it| u128::from_be_bytes(it.0));

@@ -11,7 +11,7 @@ use crate::flows::{Flows, Key4, Key6};
 use crate::neighbours::Adjacency;
 use crate::outbox::Outbox;
 use crate::pipeline::Worker;
-use crate::ports::Class;
+use crate::ports::{Class, Foreseen};
 use crate::{Interface, Time};
 use turnpike_abi::InterfaceId;
 use turnpike_abi::counters::{Counters, Direction, DropReason, ProtocolClass, TcpState};
@@ -79,12 +79,12 @@ impl Lane {
 pub(crate) struct Lanes {
     lanes: [Lane; LANES],
     /// What was drawn for the bindings of packets that may open a flow.
-    drawn: [u64; LANES],
+    drawn: [Option<Foreseen>; LANES],
 }
 
 impl Lanes {
     pub(crate) fn new() -> Self {
-        Self { lanes: [Lane::SLOW; LANES], drawn: [0; LANES] }
+        Self { lanes: [Lane::SLOW; LANES], drawn: [None; LANES] }
     }
 
     /// The lanes of a burst, numbered.
@@ -93,8 +93,8 @@ impl Lanes {
     }
 
     /// What [`prepare`] drew for the binding of a packet, if it may need one.
-    pub(crate) fn drawn(&self, at: usize) -> Option<u64> {
-        self.lanes.get(at)?.opens.then_some(*self.drawn.get(at)?)
+    pub(crate) fn drawn(&self, at: usize) -> Option<Foreseen> {
+        self.drawn.get(at).copied().flatten().filter(|_| self.lanes.get(at).is_some_and(|lane| lane.opens))
     }
 }
 
@@ -191,27 +191,26 @@ pub(crate) fn prepare(lanes: &mut Lanes, count: usize, bindings: &mut Bindings, 
         let [high, low, ..] = lane.key.ports.to_ne_bytes();
         bindings.prefetch(lane.key.protocol, [a, b, c, d], u16::from_be_bytes([high, low]));
         let class = if lane.key.protocol == TCP { Class::Tcp } else { Class::Udp };
-        *opening = Opening { lane: at, class, inside: [a, b, c, d], next: NONE };
+        *opening = Opening { lane: at, class, inside: [a, b, c, d], subscriber: NONE, block: NONE };
         openings += 1;
     }
     let opening = opening.get_mut(..openings).unwrap_or_default();
     for opening in opening.iter_mut() {
-        opening.next = bindings.prefetch_subscriber(opening.inside).unwrap_or(NONE);
+        opening.subscriber = bindings.prefetch_subscriber(opening.inside).unwrap_or(NONE);
     }
     for opening in opening.iter_mut() {
-        opening.next = bindings.ports.prefetch_block(opening.next, opening.class).unwrap_or(NONE);
+        opening.block = bindings.ports.prefetch_block(opening.subscriber, opening.class).unwrap_or(NONE);
     }
     for opening in opening.iter() {
-        bindings.ports.prefetch_units(opening.next, opening.class);
+        bindings.ports.prefetch_units(opening.block, opening.class);
     }
     for opening in opening.iter() {
-        let random = bindings.draw();
+        let foreseen = bindings.draw(opening.subscriber, opening.block, opening.class);
         if let (Some(drawn), Some(lane)) = (drawn.get_mut(opening.lane), lanes.get(opening.lane)) {
-            *drawn = random;
-            if let Some((external, port)) = bindings.ports.prefetch_port(opening.next, opening.class, random)
-            {
-                flows.prefetch_answers(lane.key, external, port);
+            if let Some(foreseen) = &foreseen {
+                flows.prefetch_answers(lane.key, foreseen.external, foreseen.port);
             }
+            *drawn = foreseen;
         }
     }
 }
@@ -222,12 +221,13 @@ struct Opening {
     lane: usize,
     inside: [u8; 4],
     class: Class,
-    /// What the next step begins with.
-    next: u32,
+    /// What the index says they are, or [`NONE`].
+    subscriber: u32,
+    block: u32,
 }
 
 impl Opening {
-    const NONE: Self = Self { lane: 0, inside: [0; 4], class: Class::Udp, next: NONE };
+    const NONE: Self = Self { lane: 0, inside: [0; 4], class: Class::Udp, subscriber: NONE, block: NONE };
 }
 
 /// A plain packet: for a station of the port, IP without options or extension headers, whole, UDP or a TCP segment

@@ -459,10 +459,15 @@ impl Flows {
         let Some(record) = self.record(flow).filter(|record| record.has(flag::TRANSLATED)) else {
             return Rewrite::None;
         };
-        let (inside, external) = ends_of(record);
+        let [a, b, c, d, _, _, _, _, i, j, k, l] = record.addresses;
+        let [m, n, _, _, o, p] = record.ports;
+        let (inside, external) = (u16::from_be_bytes([m, n]), u16::from_be_bytes([o, p]));
+        let delta = Delta::from_bits(record.ip_delta);
         match toward {
-            Toward::Out => Endpoint::new(inside, external).map_or(Rewrite::None, Rewrite::Source),
-            Toward::In => Endpoint::new(external, inside).map_or(Rewrite::None, Rewrite::Destination),
+            Toward::Out => Rewrite::Source(Endpoint::new(inside, ([i, j, k, l], external), delta)),
+            Toward::In => {
+                Rewrite::Destination(Endpoint::new(external, ([a, b, c, d], inside), delta.inverse()))
+            }
         }
     }
 

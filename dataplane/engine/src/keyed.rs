@@ -156,11 +156,23 @@ pub(crate) fn map<K, V>(items: usize, keyed: Keyed) -> Map<K, V> {
 pub(crate) struct Random {
     keyed: Keyed,
     counter: u64,
+    /// The unused half of the last number that was made for [`Random::half`].
+    half: Option<u32>,
 }
 
 impl Random {
     pub(crate) fn new(keyed: Keyed) -> Self {
-        Self { keyed, counter: 0 }
+        Self { keyed, counter: 0, half: None }
+    }
+
+    /// As many random bits as the choice of a port within a block takes.
+    pub(crate) fn half(&mut self) -> u32 {
+        if let Some(half) = self.half.take() {
+            return half;
+        }
+        let whole = self.next();
+        self.half = Some((whole >> 32) as u32);
+        whole as u32
     }
 
     pub(crate) fn next(&mut self) -> u64 {

@@ -178,7 +178,7 @@ impl<B: Buffer> Engine<B> {
             for ((at, lane), buffer) in lanes.iter().zip(packets.by_ref().take(count)) {
                 if let Err(buffer) = worker.fast(now, refreshes, lane, buffer, out) {
                     long_way += 1;
-                    worker.bindings.foresee(lanes.drawn(at));
+                    worker.bindings.expect(lanes.drawn(at));
                     match lane.packet() {
                         Some(packet) => worker.looked_at(tables, now, packet, buffer, source, out),
                         None => worker.frame(Some(tables), now, port, buffer, source, out),
@@ -186,6 +186,7 @@ impl<B: Buffer> Engine<B> {
                 }
             }
         }
+        worker.bindings.expect(None);
         worker.counters.add(Counter::FastPath, came - long_way);
     }
 

@@ -85,6 +85,8 @@ pub(crate) struct Worker<B> {
 pub(crate) enum Verdict {
     Transmit {
         next_hop: NextHop,
+        /// Its place among the adjacencies, or [`turnpike_abi::flow::NO_HOP`].
+        hop: u16,
         packet: Packet,
         direction: Direction,
         class: ProtocolClass,
@@ -395,14 +397,17 @@ impl<B: Buffer> Worker<B> {
                 }
             }
             (Verdict::Join(packet), Some(tables)) => self.join(tables, now, on, &packet, buffer),
-            (Verdict::Transmit { next_hop, packet, direction, class }, Some(tables)) => {
+            (Verdict::Transmit { next_hop, hop, packet, direction, class }, Some(tables)) => {
                 self.count_fragment(&packet);
                 // Ethernet padding ends here.
                 if !buffer.resize(packet.end) {
                     return self.discard(buffer, DropReason::InternalError, out);
                 }
                 let ready = Ready { l3: packet.l3, family: packet.family, direction, class };
-                self.leave(tables, now, next_hop, buffer, ready, out);
+                match self.neighbours.station_at(hop) {
+                    Some(mac) => self.emit(next_hop, buffer, ready, mac, out),
+                    None => self.leave(tables, now, next_hop, buffer, ready, out),
+                }
             }
             (Verdict::Split { next_hop, packet, direction, class, mtu }, Some(tables)) => {
                 self.count_fragment(&packet);

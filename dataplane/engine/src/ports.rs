@@ -78,6 +78,18 @@ pub(crate) struct Taken {
     pub(crate) port: u16,
 }
 
+/// A port that was drawn before it is taken, so that what lies in memory of it is near by then.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Foreseen {
+    pub(crate) subscriber: u32,
+    pub(crate) external: [u8; 4],
+    pub(crate) port: u16,
+    pub(crate) class: Class,
+    block: u32,
+    word: u16,
+    bit: u32,
+}
+
 /// Why a port cannot be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PortError {
@@ -223,14 +235,37 @@ impl Ports {
         }
     }
 
-    /// Fifth step: the unit of the port that a binding with this random number will get, unless others of the burst
-    /// get in its way. Returns that port.
-    pub(crate) fn prefetch_port(&self, block: u32, class: Class, random: u64) -> Option<([u8; 4], u16)> {
-        let (word, bit) = self.choose_in(block, class, u64::MAX, random)?;
+    /// Fifth step: the port that a new binding gets ([`Ports::take_foreseen`]) unless somebody takes it before.
+    pub(crate) fn foresee(&self, subscriber: u32, block: u32, class: Class, random: u32) -> Option<Foreseen> {
+        let random = u64::from(random);
+        let (word, bit) = self.choose_in(block, class, u64::MAX, random << 32 | random)?;
         let address = self.blocks.record(block)?.address;
         self.units.prefetch(address, class, word);
-        let port = port_of(word, self.worker, self.workers)?;
-        Some((self.pools.external(address)?, port + bit as u16))
+        let port = port_of(word, self.worker, self.workers)? + bit as u16;
+        Some(Foreseen { subscriber, block, external: self.pools.external(address)?, port, word, bit, class })
+    }
+
+    /// Whether a subscriber is the one of an inside address in a pool.
+    pub(crate) fn is_of(&self, number: u32, inside: [u8; 4], pool: PoolId) -> bool {
+        let record = self.subscribers.record(number);
+        record.is_some_and(|it| it.inside == inside && it.pool == pool && !it.is_done())
+    }
+
+    /// Takes the port that was foreseen. `None`, and nothing taken, if it is not to be had any more.
+    pub(crate) fn take_foreseen(&mut self, foreseen: &Foreseen, pool: PoolId, entry: Entry) -> Option<Taken> {
+        let &Foreseen { subscriber, block, external, port, word, bit, class } = foreseen;
+        let limit = self.pools.state(pool)?.record.subscriber_ports;
+        let record = self.subscribers.record(subscriber)?;
+        let (used, head) = (*record.ports.get(class.index())?, *record.open.get(class.index())?);
+        let of_block = self.blocks.record(block)?;
+        let inside = (of_block.first_word..of_block.first_word + of_block.words).contains(&word);
+        let free = inside && self.units.used(of_block.address, class, word) >> bit & 1 == 0;
+        if head != block || record.external != external || !free || (limit != 0 && used >= limit) {
+            return None;
+        }
+        self.take_bit(block, class, word, bit, entry).ok()?;
+        self.subscribers.count(subscriber, class, true);
+        Some(Taken { subscriber, external, port })
     }
 
     /// Counts a flow of a subscriber in or out.

@@ -524,9 +524,11 @@ impl<B: Buffer> Worker<B> {
             Err(reason) => return Verdict::Drop(reason),
         };
         // A hairpinned packet comes back in as another: each has the long way to go.
-        if direction != Direction::Hairpin && settled {
-            self.remember(flow, toward, passing.on, &egress);
-        }
+        let hop = if direction != Direction::Hairpin && settled {
+            self.remember(flow, toward, passing.on, &egress)
+        } else {
+            NO_HOP
+        };
         let rewrite = self.flows.rewrite(flow, toward);
         let frame = buffer.bytes_mut();
         translate::apply(frame, packet, &rewrite);
@@ -539,19 +541,20 @@ impl<B: Buffer> Worker<B> {
         if too_big {
             Verdict::Split { next_hop, packet: *packet, direction, class, mtu: egress.mtu }
         } else {
-            Verdict::Transmit { next_hop, packet: *packet, direction, class }
+            Verdict::Transmit { next_hop, hop, packet: *packet, direction, class }
         }
     }
 
-    /// Leaves in the flow's record what the fast path needs for the next packet of this direction.
-    fn remember(&mut self, flow: u32, toward: Toward, on: InterfaceId, egress: &Egress) {
+    /// Leaves in the flow's record what the fast path needs for the next packet of this direction. Returns the next
+    /// hop's place among the adjacencies, or [`NO_HOP`].
+    fn remember(&mut self, flow: u32, toward: Toward, on: InterfaceId, egress: &Egress) -> u16 {
         if !self.neighbours.has_places() {
             self.neighbours.forget_places();
             self.next_epoch();
         }
-        let Some(interface) = self.interfaces.get(egress.next_hop.interface.index()) else { return };
-        let hop = self.neighbours.adjacency(egress.next_hop, interface, egress.mtu);
-        let Some(record) = self.flows.record_mut(flow) else { return };
+        let Some(interface) = self.interfaces.get(egress.next_hop.interface.index()) else { return NO_HOP };
+        let hop = self.neighbours.adjacency(egress.next_hop, interface, egress.mtu).unwrap_or(NO_HOP);
+        let Some(record) = self.flows.record_mut(flow) else { return hop };
         if record.epoch != self.epoch {
             record.epoch = self.epoch;
             record.hops = [NO_HOP; 2];
@@ -559,9 +562,10 @@ impl<B: Buffer> Worker<B> {
         }
         let at = toward as usize;
         if let (Some(to), Some(from)) = (record.hops.get_mut(at), record.ingress.get_mut(at)) {
-            *to = hop.unwrap_or(NO_HOP);
+            *to = hop;
             *from = u8::try_from(on.0).unwrap_or(NO_INGRESS);
         }
+        hop
     }
 
     /// Lowers the MSS of a SYN to what both links carry.
