@@ -13,6 +13,7 @@ use crate::outbox::Outbox;
 use crate::pipeline::Worker;
 use crate::ports::{Class, Foreseen};
 use crate::{Interface, Time};
+use core::ops::Range;
 use turnpike_abi::InterfaceId;
 use turnpike_abi::counters::{Counters, Direction, DropReason, ProtocolClass, TcpState};
 use turnpike_abi::flow::{FlowRecord, NONE, Toward, flag};
@@ -23,6 +24,8 @@ use turnpike_wire::packet::Family;
 
 /// Packets that move through the stages together.
 pub(crate) const LANES: usize = 64;
+/// Packets that are finished before those behind them are prepared again.
+pub(crate) const GROUP: usize = 8;
 /// Packets whose headers are asked for ahead of the one that is read.
 const AHEAD: usize = 4;
 
@@ -87,9 +90,9 @@ impl Lanes {
         Self { lanes: [Lane::SLOW; LANES], drawn: [None; LANES] }
     }
 
-    /// The lanes of a burst, numbered.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &Lane)> {
-        self.lanes.iter().enumerate()
+    /// The lanes of a burst from one on, numbered.
+    pub(crate) fn from(&self, first: usize) -> impl Iterator<Item = (usize, &Lane)> {
+        (first..).zip(self.lanes.get(first..).unwrap_or_default())
     }
 
     /// What [`prepare`] drew for the binding of a packet, if it may need one.
@@ -179,14 +182,21 @@ pub(crate) fn guess(lanes: &mut Lanes, count: usize, flows: &Flows) -> usize {
 
 /// Between second and third stage, where packets may open flows: what a new binding touches is asked for line
 /// after line, each over the whole burst. The last two are those of the port that it will get, which is drawn here, and
-/// of the flow's entry for what comes back to that port.
-pub(crate) fn prepare(lanes: &mut Lanes, count: usize, bindings: &mut Bindings, flows: &Flows) {
+/// of the flow's entry for what comes back to that port. `again` does it for those alone for which no port was
+/// drawn: a packet before them may have brought their subscriber its first block.
+pub(crate) fn prepare(
+    lanes: &mut Lanes,
+    some: Range<usize>,
+    again: bool,
+    bindings: &mut Bindings,
+    flows: &Flows,
+) {
     let Lanes { lanes, drawn } = lanes;
     let mut opening = [Opening::NONE; LANES];
     let mut openings = 0;
-    for ((at, lane), opening) in
-        (0..).zip(lanes.iter()).take(count).filter(|(_, it)| it.opens).zip(&mut opening)
-    {
+    let lacks = |at: usize| !again || drawn.get(at).is_some_and(Option::is_none);
+    let of_some = lanes.iter().enumerate().skip(some.start).take(some.len());
+    for ((at, lane), opening) in of_some.filter(|(at, lane)| lane.opens && lacks(*at)).zip(&mut opening) {
         let [a, b, c, d, ..] = lane.key.addresses.to_ne_bytes();
         let [high, low, ..] = lane.key.ports.to_ne_bytes();
         bindings.prefetch(lane.key.protocol, [a, b, c, d], u16::from_be_bytes([high, low]));
@@ -274,7 +284,7 @@ fn read4(frame: &[u8], l3: usize, on: u8) -> Option<Lane> {
     let (sound, opens) = match ip[9] {
         UDP => (length >= 28 && u16::from_be_bytes([ip[24], ip[25]]) == length - 20, false),
         TCP => match frame.get(l3 + 33) {
-            Some(flags) if flags & FLAGS == SYN => (false, true),
+            Some(flags) if flags & FLAGS == SYN && length >= 40 => (false, true),
             _ => (is_plain_segment(frame, l3 + 20, length.saturating_sub(20)), false),
         },
         _ => (false, false),

@@ -188,7 +188,14 @@ impl<B: Buffer> Worker<B> {
         source: &mut impl BufferSource<B>,
         out: &mut Outbox<B>,
     ) {
-        let verdict = self.internet(tables, now, on, (Stage::Fresh, None), &mut buffer, l3, family);
+        let packet = match family {
+            Family::V4 => packet::parse_plain(buffer.bytes(), l3),
+            Family::V6 => packet::parse(buffer.bytes(), l3, family),
+        };
+        let verdict = match packet {
+            Ok(packet) => self.ip(tables, now, on, Stage::Fresh, &mut buffer, &packet),
+            Err(malformed) => Verdict::Drop(reason_of(malformed)),
+        };
         let joins = matches!(verdict, Verdict::Join(_));
         self.finish(Some(tables), now, (on, verdict), buffer, source, out);
         if joins {
@@ -269,21 +276,7 @@ impl<B: Buffer> Worker<B> {
             _ => return Verdict::Drop(DropReason::EthertypeUnknown),
         };
         let Some(tables) = tables else { return Verdict::Drop(DropReason::NotConfigured) };
-        self.internet(tables, now, on, (stage, head), buffer, link.payload, family)
-    }
-
-    /// The packet at `l3`.
-    fn internet(
-        &mut self,
-        tables: &Tables,
-        now: Time,
-        on: InterfaceId,
-        (stage, head): (Stage, Option<Head>),
-        buffer: &mut B,
-        l3: usize,
-        family: Family,
-    ) -> Verdict {
-        match packet::parse(buffer.bytes(), l3, family) {
+        match packet::parse(buffer.bytes(), link.payload, family) {
             Ok(mut packet) => {
                 if let Some(head) = head {
                     head.tell(&mut packet);
