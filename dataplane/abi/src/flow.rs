@@ -159,10 +159,6 @@ pub struct FlowCold {
     pub created: u32,
     /// Next in its timer's slot, or on the free list.
     pub timer: u32,
-    /// Next and previous flow of its binding.
-    pub next: u32,
-    /// See `next`.
-    pub previous: u32,
 }
 
 /// Bits of [`FlowRecord::bytes`] that count bytes: 4 PB.
@@ -253,7 +249,7 @@ const _: () = {
     assert!(size_of::<StateHeader>() <= HEADER);
     assert!(size_of::<FlowRecord>() == 64);
     assert!(size_of::<FlowRecord6>() == 128);
-    assert!(size_of::<FlowCold>() == 20);
+    assert!(size_of::<FlowCold>() == 12);
     assert!(TcpState::COUNT <= flag::TCP as usize + 1);
 };
 

@@ -9,7 +9,7 @@ mod slots;
 use crate::index::Index;
 use crate::keyed::{Keyed, Map, Random, TupleHash, map};
 use crate::policy::Policy;
-use crate::ports::{Class, Entry, PortError, Ports, Wanted};
+use crate::ports::{Class, Entry, Foreseen, PortError, Ports, Taken, Wanted};
 use crate::{Setup, Time};
 use contacts::Contacts;
 use held::Reservation;
@@ -21,7 +21,7 @@ use turnpike_abi::event::{AckResult, BindingRow};
 use turnpike_abi::flow::{CREATED_SHIFT, NONE};
 use turnpike_abi::table::{Filtering, PoolRecord};
 use turnpike_abi::{Address, PoolId, WorkerId, steering};
-use turnpike_shm::memory::Memory;
+use turnpike_shm::memory::{Memory, roomy};
 
 pub(crate) use pinholes::{Closing, Passage, PassingBy};
 
@@ -44,10 +44,7 @@ pub(crate) struct Binding {
     pub(crate) external_port: u16,
     /// Number of the subscriber; untranslated: of the inside address in `hosts`.
     subscriber: u32,
-    /// First of its pinholes, [`NONE`] for a dynamic binding.
-    pinhole: u32,
-    pub(crate) flows: u32,
-    /// First flow of the list that `FlowCold::next` continues.
+    /// First flow of the list that [`crate::flows::Flows::next`] continues.
     pub(crate) first_flow: u32,
     /// Milliseconds since the start, shifted as those of flows are.
     created: u32,
@@ -58,7 +55,7 @@ pub(crate) struct Binding {
     flags: u8,
 }
 
-const _: () = assert!(size_of::<Binding>() == 40);
+const _: () = assert!(size_of::<Binding>() == 32);
 
 impl Binding {
     const LIVE: u8 = 1;
@@ -68,6 +65,27 @@ impl Binding {
     const DRAINING: u8 = 4;
     /// It has a line of its own in the log.
     const LOGGED: u8 = 8;
+    /// It has a pinhole, or more than one flow: see [`Bindings::more`].
+    const PINNED: u8 = 16;
+    /// See [`Binding::PINNED`].
+    const SHARED: u8 = 32;
+
+    /// A dynamic binding without flows.
+    fn new(taken: &Taken, inside: ([u8; 4], u16), pool: PoolId, protocol: u8, now: Time) -> Self {
+        Self {
+            inside: inside.0,
+            external: taken.external,
+            inside_port: inside.1,
+            external_port: taken.port,
+            subscriber: taken.subscriber,
+            first_flow: NONE,
+            created: (now.0 >> CREATED_SHIFT) as u32,
+            last: now.0 as u32,
+            pool,
+            protocol,
+            flags: Self::LIVE,
+        }
+    }
 
     /// The inside address of a translated binding.
     pub(crate) fn inside(&self) -> Address {
@@ -85,7 +103,12 @@ impl Binding {
 
     /// Whether it was made by a packet and ends with its last flow.
     pub(crate) fn is_dynamic(&self) -> bool {
-        self.pinhole == NONE
+        !self.has(Self::PINNED)
+    }
+
+    /// Whether it has a flow.
+    pub(crate) fn is_in_use(&self) -> bool {
+        self.first_flow != NONE
     }
 
     /// Milliseconds since the last packet from inside that an ended flow knew of.
@@ -110,6 +133,15 @@ impl Binding {
     }
 }
 
+/// An inside endpoint without binding, and where one will be filed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unbound {
+    inside: (Address, u16),
+    pool: PoolId,
+    protocol: u8,
+    hash: u64,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct ExternalKey {
     address: Address,
@@ -121,6 +153,9 @@ struct ExternalKey {
 #[derive(Debug)]
 pub(crate) struct Bindings {
     slab: Vec<Binding>,
+    /// First pinhole plus one, and flows besides the first, of bindings that have them. Of those with one flow
+    /// and nothing else, as most are, nothing is ever written here: zero pages stand for them.
+    more: Vec<[u32; 2]>,
     free: Vec<u32>,
     capacity: usize,
     by_inside: Index,
@@ -147,6 +182,8 @@ pub(crate) struct Bindings {
     /// Of the last new binding.
     last_pool: PoolId,
     random: Random,
+    /// Drawn for the packet under way.
+    foreseen: Option<Foreseen>,
     keyed: Keyed,
     worker: WorkerId,
     workers: u8,
@@ -171,7 +208,8 @@ impl Bindings {
     pub(crate) fn new(setup: &Setup, keyed: Keyed, memory: &mut Memory) -> Option<Self> {
         let capacity = setup.bindings.min(MOST);
         Some(Self {
-            slab: Vec::with_capacity(capacity),
+            slab: roomy(capacity),
+            more: vec![[0; 2]; capacity],
             free: Vec::with_capacity(capacity),
             capacity,
             by_inside: Index::new(setup.bindings, capacity, memory)?,
@@ -191,6 +229,7 @@ impl Bindings {
             closing: Vec::with_capacity(NOTICES),
             last_pool: PoolId(0),
             random: Random::new(keyed),
+            foreseen: None,
             keyed,
             worker: setup.worker,
             workers: setup.workers,
@@ -203,6 +242,63 @@ impl Bindings {
 
     pub(crate) fn record_mut(&mut self, binding: u32) -> Option<&mut Binding> {
         self.slab.get_mut(binding as usize).filter(|record| record.has(Binding::LIVE))
+    }
+
+    /// First pinhole of a binding, or [`NONE`].
+    fn pinhole_of(&self, number: u32) -> u32 {
+        match self.record(number) {
+            Some(record) if record.has(Binding::PINNED) => {
+                self.more.get(number as usize).map_or(NONE, |[pinhole, _]| pinhole.wrapping_sub(1))
+            }
+            _ => NONE,
+        }
+    }
+
+    /// Says which pinhole is the first of a binding, or that none is ([`NONE`]).
+    fn pin(&mut self, number: u32, pinhole: u32) {
+        let Some(record) = self.record_mut(number) else { return };
+        if pinhole == NONE {
+            record.flags &= !Binding::PINNED;
+        } else {
+            record.flags |= Binding::PINNED;
+        }
+        if let Some([place, _]) = self.more.get_mut(number as usize) {
+            *place = pinhole.wrapping_add(1);
+        }
+    }
+
+    /// Flows of a binding.
+    pub(crate) fn flows_of(&self, number: u32) -> u32 {
+        let Some(record) = self.record(number).filter(|record| record.is_in_use()) else { return 0 };
+        let shared = record.has(Binding::SHARED);
+        1 + self.more.get(number as usize).filter(|_| shared).map_or(0, |[_, flows]| *flows)
+    }
+
+    /// Hangs a flow up as the first of a binding's list. Returns the one that was, or [`NONE`].
+    pub(crate) fn hang(&mut self, number: u32, flow: u32) -> Option<u32> {
+        let record = self.slab.get_mut(number as usize).filter(|record| record.has(Binding::LIVE))?;
+        let first = core::mem::replace(&mut record.first_flow, flow);
+        if first != NONE {
+            record.flags |= Binding::SHARED;
+            *self.more.get_mut(number as usize)?.last_mut()? += 1;
+        }
+        Some(first)
+    }
+
+    /// Takes a flow out of a binding's list, where `next` came after it.
+    pub(crate) fn take_down(&mut self, number: u32, flow: u32, next: u32) -> Option<&mut Binding> {
+        let record = self.slab.get_mut(number as usize).filter(|record| record.has(Binding::LIVE))?;
+        if record.first_flow == flow {
+            record.first_flow = next;
+        }
+        if record.has(Binding::SHARED) {
+            let flows = self.more.get_mut(number as usize)?.last_mut()?;
+            *flows -= 1;
+            if *flows == 0 {
+                record.flags &= !Binding::SHARED;
+            }
+        }
+        Some(record)
     }
 
     fn hash_inside(&self, protocol: u8, address: Address, port: u16, pool: PoolId) -> u64 {
@@ -243,7 +339,7 @@ impl Bindings {
         self.free_hosts.push(number);
     }
 
-    /// First of four steps, over a burst, that bring the lines near which new bindings will need. The pool is a
+    /// First of five steps, over a burst, that bring the lines near which new bindings will need. The pool is a
     /// guess: the one of the last new binding.
     pub(crate) fn prefetch(&self, protocol: u8, inside: [u8; 4], port: u16) {
         let pool = self.last_pool;
@@ -251,15 +347,39 @@ impl Bindings {
         self.ports.prefetch_index(inside, pool);
     }
 
-    /// Second step.
+    /// Second step. Returns the subscriber's number.
     pub(crate) fn prefetch_subscriber(&self, inside: [u8; 4]) -> Option<u32> {
         self.ports.prefetch_subscriber(inside, self.last_pool)
     }
 
+    /// Fifth step: draws the port that a new binding of a subscriber will get.
+    pub(crate) fn draw(&mut self, subscriber: u32, block: u32, class: Class) -> Option<Foreseen> {
+        self.ports.foresee(subscriber, block, class, self.random.half())
+    }
+
+    /// Says what was drawn for the packet that comes next.
+    pub(crate) fn expect(&mut self, foreseen: Option<Foreseen>) {
+        self.foreseen = foreseen;
+    }
+
     /// The binding of an inside endpoint.
     pub(crate) fn of_inside(&self, protocol: u8, address: Address, port: u16, pool: PoolId) -> Option<u32> {
+        self.under(self.hash_inside(protocol, address, port, pool), protocol, (address, port), pool)
+    }
+
+    /// As [`Bindings::of_inside`], for a caller who will make one if there is none.
+    ///
+    /// # Errors
+    /// What that needs, if there is none.
+    pub(crate) fn search(&self, protocol: u8, inside: (Address, u16), pool: PoolId) -> Result<u32, Unbound> {
+        let hash = self.hash_inside(protocol, inside.0, inside.1, pool);
+        self.under(hash, protocol, inside, pool).ok_or(Unbound { inside, pool, protocol, hash })
+    }
+
+    /// The binding of an inside endpoint with a hash.
+    fn under(&self, hash: u64, protocol: u8, (address, port): (Address, u16), pool: PoolId) -> Option<u32> {
         let v4 = address.to_v4().unwrap_or_default();
-        self.by_inside.find(self.hash_inside(protocol, address, port, pool), |number| {
+        self.by_inside.find(hash, |number| {
             self.record(number).is_some_and(|it| {
                 (it.inside, it.inside_port, it.pool, it.protocol) == (v4, port, pool, protocol)
                     && (address.is_v4() || self.inside_of(it) == address)
@@ -338,12 +458,11 @@ impl Bindings {
     pub(crate) fn bind(
         &mut self,
         policy: &Policy,
-        pool: PoolId,
-        protocol: u8,
-        inside: (Address, u16),
+        unbound: &Unbound,
         now: Time,
         counters: &mut Counters,
     ) -> Result<u32, DropReason> {
+        let Unbound { inside, pool, protocol, hash } = *unbound;
         let (Some(class), Some(address)) = (Class::of(class_of(protocol)), inside.0.to_v4()) else {
             return Err(DropReason::ProtoUnsupported);
         };
@@ -356,9 +475,21 @@ impl Bindings {
         };
         self.last_pool = pool;
         self.ports.at(now);
-        let known = self.ports.subscriber_of(address, pool).is_some();
-        let wanted = Wanted { pool, inside: address, class, parity, random: self.random.next() };
-        let taken = self.ports.take(&wanted, Entry::Bound(number)).map_err(|error| match error {
+        let entry = Entry::Bound(number);
+        let foreseen = self.foreseen.take().filter(|it| self.ports.is_of(it.subscriber, address, pool));
+        let known = match &foreseen {
+            Some(it) => Some(it.subscriber),
+            None => self.ports.subscriber_of(address, pool),
+        };
+        let drawn = foreseen.filter(|it| parity == Parity::ANY && it.class == class);
+        let taken = match drawn.and_then(|it| self.ports.take_foreseen(&it, pool, entry)) {
+            Some(taken) => Ok(taken),
+            None => {
+                let wanted = Wanted { pool, inside: address, class, parity, random: self.random.next() };
+                self.ports.take_for(known, &wanted, entry)
+            }
+        };
+        let taken = taken.map_err(|error| match error {
             // RFC 6888 REQ-11d: nothing is evicted to make room.
             PortError::Exhausted | PortError::Taken | PortError::UnknownAddress => {
                 counters.pool_exhausted(pool.index());
@@ -367,25 +498,13 @@ impl Bindings {
             PortError::Limit => DropReason::SubscriberPorts,
             PortError::Room => DropReason::BindingLimit,
         })?;
-        if !known && let Some(subscriber) = self.ports.subscriber_mut(taken.subscriber) {
+        if known.is_none()
+            && let Some(subscriber) = self.ports.subscriber_mut(taken.subscriber)
+        {
             subscriber.admit(record, now.0);
         }
-        let binding = Binding {
-            inside: address,
-            external: taken.external,
-            inside_port: inside.1,
-            external_port: taken.port,
-            subscriber: taken.subscriber,
-            pinhole: NONE,
-            flows: 0,
-            first_flow: NONE,
-            created: (now.0 >> CREATED_SHIFT) as u32,
-            last: now.0 as u32,
-            pool,
-            protocol,
-            flags: Binding::LIVE,
-        };
-        if !self.insert(number, binding, inside.0, counters) {
+        let binding = Binding::new(&taken, (address, inside.1), pool, protocol, now);
+        if !self.insert(number, hash, &binding, counters) {
             self.ports.release(taken.subscriber, taken.external, class, taken.port);
             return Err(DropReason::BindingLimit);
         }
@@ -406,15 +525,14 @@ impl Bindings {
     }
 
     /// Files a binding whose port is already taken, under the number of [`Bindings::next_number`].
-    fn insert(&mut self, number: u32, binding: Binding, inside: Address, counters: &mut Counters) -> bool {
-        let hash = self.hash_inside(binding.protocol, inside, binding.inside_port, binding.pool);
+    fn insert(&mut self, number: u32, hash: u64, binding: &Binding, counters: &mut Counters) -> bool {
         if !self.by_inside.insert(hash, number) {
             return false;
         }
         if self.free.pop().is_none() {
-            self.slab.push(binding);
+            self.slab.push(*binding);
         } else if let Some(slot) = self.slab.get_mut(number as usize) {
-            *slot = binding;
+            *slot = *binding;
         }
         if binding.pool != BindingRow::NO_POOL {
             if binding.has(Binding::LEASED) || Class::of(binding.class()).is_none() {
@@ -487,7 +605,8 @@ impl Bindings {
 
     /// Counts a flow that uses a binding.
     pub(crate) fn flow_opened(&mut self, number: u32, remote: (Address, u16), inbound: bool) {
-        let Some(&Binding { subscriber, pinhole, pool, .. }) = self.record(number) else { return };
+        let Some(&Binding { subscriber, pool, .. }) = self.record(number) else { return };
+        let pinhole = self.pinhole_of(number);
         if pinhole != NONE {
             self.count_in_pinhole(pinhole, remote, inbound, true);
         }
@@ -501,7 +620,8 @@ impl Bindings {
 
     /// Counts a flow out. To be told before the binding is removed.
     pub(crate) fn flow_ended(&mut self, number: u32, remote: (Address, u16), inbound: bool) {
-        let Some(&Binding { subscriber, pinhole, pool, .. }) = self.record(number) else { return };
+        let Some(&Binding { subscriber, pool, .. }) = self.record(number) else { return };
+        let pinhole = self.pinhole_of(number);
         if pinhole != NONE {
             self.count_in_pinhole(pinhole, remote, inbound, false);
         }
@@ -532,7 +652,7 @@ impl Bindings {
             }
         }
         if !binding.is_dynamic() {
-            return self.pinhole_admits(binding.pinhole, remote, true).map(drop);
+            return self.pinhole_admits(self.pinhole_of(number), remote, true).map(drop);
         }
         if binding.has(Binding::DRAINING) {
             return Err(DropReason::FilteredRemote);

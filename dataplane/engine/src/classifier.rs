@@ -15,6 +15,9 @@
 //! A lookup is four binary searches that overlap, and an AND for each word that the summaries leave over. On a
 //! 2.6 GHz EPYC, random packets, 10 000 rules: 105 ns IPv4, 175 ns IPv6; 10 rules: 30 ns. At worst, when two
 //! fields split every word and no rule has both, all 157 words are read: 350 ns.
+//!
+//! A handful of rules is compared one after the other instead: most boxes have no more, and their first packets
+//! would pay for searches that find nothing to leave out.
 
 use crate::intervals::{Intervals, Key};
 use crate::policy::{FirstPacket, has_ports};
@@ -23,6 +26,8 @@ use turnpike_abi::{Address, Prefix, ZoneId};
 
 /// Most bytes of vectors; 10 000 rules of any kind need less.
 const MAX_VECTORS: usize = 128 << 20;
+/// Rules that are compared one after the other; more have vectors.
+const FEW: usize = 16;
 /// Words of a line.
 const LINE: usize = 8;
 /// The bits of a summary, which has one line, each stand for a word of 64 rules.
@@ -33,8 +38,10 @@ const ICMPV6: u8 = 58;
 /// Ordered rules, ready for lookups.
 #[derive(Debug)]
 pub(crate) struct Classifier {
-    vectors: Vectors,
+    /// All rules, if they are few; else none.
+    few: Option<Vec<Plain>>,
     zones: usize,
+    vectors: Vectors,
     /// By zone a packet comes from and zone it goes to.
     pairs: Vec<u32>,
     /// By [`protocol_row`] and protocol.
@@ -97,6 +104,7 @@ impl Classifier {
         }
         vectors.lines.reserve_exact(count * vectors.stride);
         Ok(Self {
+            few: (rules.len() <= FEW).then(|| rules.iter().map(Plain::new).collect()),
             zones,
             pairs: pairs(rules, zones, &mut vectors),
             protocols: protocols(rules, &mut vectors),
@@ -112,10 +120,23 @@ impl Classifier {
 
     /// The first rule that matches.
     pub(crate) fn first_match(&self, packet: &FirstPacket) -> Option<usize> {
-        let tuple = &packet.tuple;
-        if packet.to.index() >= self.zones {
+        if packet.from.index() >= self.zones || packet.to.index() >= self.zones {
             return None;
         }
+        match &self.few {
+            Some(rules) if rules.is_empty() => None,
+            Some(rules) => {
+                let [source, destination] =
+                    [packet.tuple.source, packet.tuple.destination].map(|it| u128::from_be_bytes(it.0));
+                rules.iter().position(|rule| rule.matches(packet, source, destination))
+            }
+            None => self.search(packet),
+        }
+    }
+
+    /// The first rule that matches, by vectors. Both zones exist.
+    fn search(&self, packet: &FirstPacket) -> Option<usize> {
+        let tuple = &packet.tuple;
         let zones = *self.pairs.get(packet.from.index() * self.zones + packet.to.index())?;
         let row = protocol_row(tuple.source.is_v4(), packet.icmp.is_some());
         let protocol = self.protocols.get(row)?[usize::from(tuple.protocol)];
@@ -131,6 +152,77 @@ impl Classifier {
             None => (source, destination),
         };
         self.vectors.first_common([source, destination, fifth, sixth, zones, protocol])
+    }
+}
+
+/// A rule to be compared with a packet field by field.
+#[derive(Debug)]
+struct Plain {
+    from: ZoneId,
+    to: ZoneId,
+    /// 4, 6, or 0 for both.
+    family: u8,
+    protocol: u16,
+    icmp_type: u16,
+    icmp_code: u16,
+    source_ports: [u16; 2],
+    destination_ports: [u16; 2],
+    /// Bits that a source has under the mask.
+    source: [u128; 2],
+    destination: [u128; 2],
+}
+
+impl Plain {
+    fn new(rule: &FirewallRuleRecord) -> Self {
+        let bits = |prefix: &Prefix| {
+            let mask = Prefix::mask(prefix.length);
+            [u128::from_be_bytes(prefix.address.0) & mask, mask]
+        };
+        Self {
+            from: rule.from,
+            to: rule.to,
+            family: rule.family,
+            protocol: rule.protocol,
+            icmp_type: rule.icmp_type,
+            icmp_code: rule.icmp_code,
+            source_ports: rule.source_ports,
+            destination_ports: rule.destination_ports,
+            source: bits(&rule.source),
+            destination: bits(&rule.destination),
+        }
+    }
+
+    #[inline]
+    fn matches(&self, packet: &FirstPacket, source: u128, destination: u128) -> bool {
+        let zone = |wanted: ZoneId, zone: ZoneId| wanted == ZoneId::ANY || wanted == zone;
+        let under = |address: u128, [bits, mask]: [u128; 2]| address & mask == bits;
+        zone(self.from, packet.from)
+            && zone(self.to, packet.to)
+            && under(source, self.source)
+            && under(destination, self.destination)
+            && self.fits(packet)
+    }
+
+    /// Family, protocol, ports or ICMP type and code.
+    fn fits(&self, packet: &FirstPacket) -> bool {
+        const ANY: u16 = FirewallRuleRecord::ANY;
+        let (tuple, v4) = (&packet.tuple, packet.tuple.source.is_v4());
+        let family = matches!((self.family, v4), (0, _) | (4, true) | (6, false));
+        let is = |wanted: u16, value: u8| wanted == ANY || wanted == u16::from(value);
+        // A rule for ICMP means the ICMP of its family.
+        let protocol = is(self.protocol, tuple.protocol)
+            || (!v4 && tuple.protocol == ICMPV6 && self.protocol == u16::from(ICMP));
+        let within = |[first, last]: [u16; 2], port: u16| first <= port && port <= last;
+        let rest = match packet.icmp {
+            Some((kind, code)) => is(self.icmp_type, kind) && is(self.icmp_code, code),
+            None if has_ports(tuple.protocol) => {
+                self.icmp_type == ANY
+                    && within(self.source_ports, tuple.source_port)
+                    && within(self.destination_ports, tuple.destination_port)
+            }
+            None => self.icmp_type == ANY,
+        };
+        family && protocol && rest
     }
 }
 

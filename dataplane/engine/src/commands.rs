@@ -1,13 +1,12 @@
 //! Commands of the control plane. What they hold is checked field by field: the sender is not trusted.
 
-use crate::bindings::{Binding, class_of, is_translated};
+use crate::bindings::{Binding, Shown, class_of, is_translated};
 use crate::neighbours::NextHop;
 use crate::outbox::Outbox;
 use crate::pipeline::{Tables, Worker};
 use crate::policy::has_ports;
 use crate::sessions::timeout_ms;
 use crate::{Buffer, Time, Violation};
-use turnpike_abi::Prefix;
 use turnpike_abi::command::{
     Kind, Look, MAX_RANGE, NeighbourClear, NeighbourSet, NeighboursReset, Parity, PinholeAdd, PinholeRemove,
     PortLease, PortsRelease, PortsReserve, Slot, Walk, WalkTable,
@@ -258,15 +257,13 @@ impl<B: Buffer> Worker<B> {
         let Some(tables) = tables else { return Ok(seen) };
         let mut number = binding.first_flow;
         for _ in 0..LOOK_FLOWS {
-            let (Some(flow), Some(cold)) = (self.flows.record(number), self.flows.cold(number)) else {
-                break;
-            };
+            let Some(flow) = self.flows.record(number) else { break };
             // What the host never answered it does not keep (RFC 4787 REQ-6).
             if flow.traffic(Toward::Out).0 > 0 {
                 let left = timeout_ms(flow, &tables.policy.settings).saturating_sub(flow.idle_ms(now.0));
                 seen.remaining_ms = seen.remaining_ms.max(left);
             }
-            number = cold.next;
+            number = self.flows.next(number);
         }
         Ok(seen)
     }
@@ -291,7 +288,10 @@ impl<B: Buffer> Worker<B> {
         end.cursor = match walk.table {
             WalkTable::BINDINGS => {
                 let rows = bindings.walk(cursor, WALK_RECORDS);
-                let row = |(number, binding)| (number, self.row(now, binding, bindings.shown(binding)));
+                let row = |(number, binding)| {
+                    let binding = (number as u32, binding);
+                    (number, self.row(now, binding, bindings.shown(binding.0)))
+                };
                 send(&mut rows.map(row), bindings.records())
             }
             WalkTable::PINHOLES => {
@@ -317,22 +317,21 @@ impl<B: Buffer> Worker<B> {
         Ok(())
     }
 
-    /// A binding as a row shows it, with one of its pinholes: id, remote end and ports.
-    fn row(&self, now: Time, binding: &Binding, pinhole: (u64, Prefix, [u16; 2])) -> BindingRow {
-        let (pinhole, remote, remote_ports) = pinhole;
+    /// A binding as a row shows it, with one of its pinholes.
+    fn row(&self, now: Time, (number, binding): (u32, &Binding), pinhole: Shown) -> BindingRow {
         BindingRow {
             inside: self.bindings.inside_of(binding),
             external: binding.external(),
-            remote,
-            pinhole,
+            remote: pinhole.remote,
+            pinhole: pinhole.id,
             age_ms: binding.age_ms(now),
-            flows: binding.flows,
+            flows: self.bindings.flows_of(number),
             inside_port: binding.inside_port,
             external_port: binding.external_port,
             pool: binding.pool,
             protocol: binding.protocol,
             worker: self.id,
-            remote_ports,
+            remote_ports: pinhole.remote_ports,
         }
     }
 

@@ -11,16 +11,21 @@ use crate::flows::{Flows, Key4, Key6};
 use crate::neighbours::Adjacency;
 use crate::outbox::Outbox;
 use crate::pipeline::Worker;
-use crate::ports::Class;
+use crate::ports::{Class, Foreseen};
 use crate::{Interface, Time};
+use core::ops::Range;
+use turnpike_abi::InterfaceId;
 use turnpike_abi::counters::{Counters, Direction, DropReason, ProtocolClass, TcpState};
 use turnpike_abi::flow::{FlowRecord, NONE, Toward, flag};
 use turnpike_shm::memory::prefetch_bytes;
 use turnpike_wire::checksum::Delta;
 use turnpike_wire::ethernet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, HEADER_LEN, VLAN_LEN};
+use turnpike_wire::packet::Family;
 
 /// Packets that move through the stages together.
 pub(crate) const LANES: usize = 64;
+/// Packets that are finished before those behind them are prepared again.
+pub(crate) const GROUP: usize = 8;
 /// Packets whose headers are asked for ahead of the one that is read.
 const AHEAD: usize = 4;
 
@@ -64,20 +69,35 @@ impl Lane {
         v6: false,
         opens: false,
     };
+
+    /// Interface, offset and family of a packet that was found sound, if it was.
+    pub(crate) fn packet(&self) -> Option<(InterfaceId, usize, Family)> {
+        let family = if self.v6 { Family::V6 } else { Family::V4 };
+        (self.l3 != 0).then_some((InterfaceId(self.on.into()), usize::from(self.l3), family))
+    }
 }
 
 /// The stages' memory between two of them.
 #[derive(Debug)]
-pub(crate) struct Lanes([Lane; LANES]);
+pub(crate) struct Lanes {
+    lanes: [Lane; LANES],
+    /// What was drawn for the bindings of packets that may open a flow.
+    drawn: [Option<Foreseen>; LANES],
+}
 
 impl Lanes {
     pub(crate) fn new() -> Self {
-        Self([Lane::SLOW; LANES])
+        Self { lanes: [Lane::SLOW; LANES], drawn: [None; LANES] }
     }
 
-    /// The lanes of a burst.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Lane> {
-        self.0.iter()
+    /// The lanes of a burst from one on, numbered.
+    pub(crate) fn from(&self, first: usize) -> impl Iterator<Item = (usize, &Lane)> {
+        (first..).zip(self.lanes.get(first..).unwrap_or_default())
+    }
+
+    /// What [`prepare`] drew for the binding of a packet, if it may need one.
+    pub(crate) fn drawn(&self, at: usize) -> Option<Foreseen> {
+        self.drawn.get(at).copied().flatten().filter(|_| self.lanes.get(at).is_some_and(|lane| lane.opens))
     }
 }
 
@@ -118,7 +138,7 @@ struct Rewritten {
 /// First stage: headers, hash, and a request for the index's bucket.
 #[inline(always)]
 pub(crate) fn look<B: Buffer>(lanes: &mut Lanes, burst: &[B], doors: &Doors, flows: &Flows) {
-    for (at, (lane, buffer)) in lanes.0.iter_mut().zip(burst).enumerate() {
+    for (at, (lane, buffer)) in lanes.lanes.iter_mut().zip(burst).enumerate() {
         if let Some(ahead) = burst.get(at + AHEAD) {
             prefetch_bytes(ahead.bytes());
         }
@@ -137,7 +157,7 @@ pub(crate) fn look<B: Buffer>(lanes: &mut Lanes, burst: &[B], doors: &Doors, flo
 
 /// For benches: headers alone, so that nothing of the table is asked for before the time is taken.
 pub(crate) fn parse<B: Buffer>(lanes: &mut Lanes, burst: &[B], doors: &Doors) {
-    for (lane, buffer) in lanes.0.iter_mut().zip(burst) {
+    for (lane, buffer) in lanes.lanes.iter_mut().zip(burst) {
         *lane = read(buffer.bytes(), doors).unwrap_or(Lane::SLOW);
     }
 }
@@ -146,7 +166,7 @@ pub(crate) fn parse<B: Buffer>(lanes: &mut Lanes, burst: &[B], doors: &Doors) {
 #[inline(always)]
 pub(crate) fn guess(lanes: &mut Lanes, count: usize, flows: &Flows) -> usize {
     let mut opening = 0;
-    for lane in lanes.0.iter_mut().take(count) {
+    for lane in lanes.lanes.iter_mut().take(count) {
         if lane.v6 {
             lane.guess = flows.guess6(lane.hash).unwrap_or(NONE);
         } else if lane.length != 0 || lane.opens {
@@ -161,34 +181,63 @@ pub(crate) fn guess(lanes: &mut Lanes, count: usize, flows: &Flows) -> usize {
 }
 
 /// Between second and third stage, where packets may open flows: what a new binding touches is asked for line
-/// after line, each over the whole burst.
-pub(crate) fn prepare(lanes: &Lanes, count: usize, bindings: &Bindings) {
-    let opening = || lanes.0.iter().take(count).zip(0usize..).filter(|(lane, _)| lane.opens);
-    let inside = |lane: &Lane| {
+/// after line, each over the whole burst. The last two are those of the port that it will get, which is drawn here, and
+/// of the flow's entry for what comes back to that port. `again` does it for those alone for which no port was
+/// drawn: a packet before them may have brought their subscriber its first block.
+pub(crate) fn prepare(
+    lanes: &mut Lanes,
+    some: Range<usize>,
+    again: bool,
+    bindings: &mut Bindings,
+    flows: &Flows,
+) {
+    let Lanes { lanes, drawn } = lanes;
+    let mut opening = [Opening::NONE; LANES];
+    let mut openings = 0;
+    let lacks = |at: usize| !again || drawn.get(at).is_some_and(Option::is_none);
+    let of_some = lanes.iter().enumerate().skip(some.start).take(some.len());
+    for ((at, lane), opening) in of_some.filter(|(at, lane)| lane.opens && lacks(*at)).zip(&mut opening) {
         let [a, b, c, d, ..] = lane.key.addresses.to_ne_bytes();
-        [a, b, c, d]
-    };
-    let class = |lane: &Lane| if lane.key.protocol == TCP { Class::Tcp } else { Class::Udp };
-    for (lane, _) in opening() {
         let [high, low, ..] = lane.key.ports.to_ne_bytes();
-        bindings.prefetch(lane.key.protocol, inside(lane), u16::from_be_bytes([high, low]));
+        bindings.prefetch(lane.key.protocol, [a, b, c, d], u16::from_be_bytes([high, low]));
+        let class = if lane.key.protocol == TCP { Class::Tcp } else { Class::Udp };
+        *opening = Opening { lane: at, class, inside: [a, b, c, d], subscriber: NONE, block: NONE };
+        openings += 1;
     }
-    let mut found = [NONE; LANES];
-    for (lane, at) in opening() {
-        if let Some(found) = found.get_mut(at) {
-            *found = bindings.prefetch_subscriber(inside(lane)).unwrap_or(NONE);
+    let opening = opening.get_mut(..openings).unwrap_or_default();
+    for opening in opening.iter_mut() {
+        opening.subscriber = bindings.prefetch_subscriber(opening.inside).unwrap_or(NONE);
+    }
+    for opening in opening.iter_mut() {
+        opening.block = bindings.ports.prefetch_block(opening.subscriber, opening.class).unwrap_or(NONE);
+    }
+    for opening in opening.iter() {
+        bindings.ports.prefetch_units(opening.block, opening.class);
+    }
+    for opening in opening.iter() {
+        let foreseen = bindings.draw(opening.subscriber, opening.block, opening.class);
+        if let (Some(drawn), Some(lane)) = (drawn.get_mut(opening.lane), lanes.get(opening.lane)) {
+            if let Some(foreseen) = &foreseen {
+                flows.prefetch_answers(lane.key, foreseen.external, foreseen.port);
+            }
+            *drawn = foreseen;
         }
     }
-    for (lane, at) in opening() {
-        if let Some(found) = found.get_mut(at) {
-            *found = bindings.ports.prefetch_block(*found, class(lane)).unwrap_or(NONE);
-        }
-    }
-    for (lane, at) in opening() {
-        if let Some(&block) = found.get(at) {
-            bindings.ports.prefetch_units(block, class(lane));
-        }
-    }
+}
+
+/// A packet that may open a flow.
+#[derive(Clone, Copy)]
+struct Opening {
+    lane: usize,
+    inside: [u8; 4],
+    class: Class,
+    /// What the index says they are, or [`NONE`].
+    subscriber: u32,
+    block: u32,
+}
+
+impl Opening {
+    const NONE: Self = Self { lane: 0, inside: [0; 4], class: Class::Udp, subscriber: NONE, block: NONE };
 }
 
 /// A plain packet: for a station of the port, IP without options or extension headers, whole, UDP or a TCP segment
@@ -235,7 +284,7 @@ fn read4(frame: &[u8], l3: usize, on: u8) -> Option<Lane> {
     let (sound, opens) = match ip[9] {
         UDP => (length >= 28 && u16::from_be_bytes([ip[24], ip[25]]) == length - 20, false),
         TCP => match frame.get(l3 + 33) {
-            Some(flags) if flags & FLAGS == SYN => (false, true),
+            Some(flags) if flags & FLAGS == SYN && length >= 40 => (false, true),
             _ => (is_plain_segment(frame, l3 + 20, length.saturating_sub(20)), false),
         },
         _ => (false, false),
@@ -361,13 +410,13 @@ impl<B: Buffer> Worker<B> {
     /// For benches: all stages of the translator over a burst, without what comes before and after it.
     pub(crate) fn translate_burst(&mut self, now: Time, lanes: &mut Lanes, burst: &mut [B]) -> usize {
         let count = burst.len().min(LANES);
-        for lane in lanes.0.iter_mut().take(count).filter(|lane| lane.length != 0 && !lane.v6) {
+        for lane in lanes.lanes.iter_mut().take(count).filter(|lane| lane.length != 0 && !lane.v6) {
             lane.hash = self.flows.hash4(lane.key);
             self.flows.prefetch_index(lane.hash);
         }
         guess(lanes, count, &self.flows);
         let mut done = 0;
-        for (lane, buffer) in lanes.0.iter().zip(burst) {
+        for (lane, buffer) in lanes.lanes.iter().zip(burst) {
             done += usize::from(self.rewrite(now, false, lane, buffer.bytes_mut()).is_some());
         }
         done

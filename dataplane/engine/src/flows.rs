@@ -19,11 +19,19 @@ use turnpike_shm::memory::{Array, Memory, prefetch_bytes};
 use turnpike_shm::state::StateArrays;
 use turnpike_wire::checksum::Delta;
 
+/// That no flow has a tuple, and where one with it will be filed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Absent {
+    hash: u64,
+}
+
 /// A flow to be.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NewFlow {
     /// Packets from the end that opens it.
     pub(crate) forward: Tuple,
+    /// What the search for `forward` found out.
+    pub(crate) absent: Absent,
     /// Packets that answer those, as they arrive.
     pub(crate) reverse: Tuple,
     pub(crate) translated: bool,
@@ -97,6 +105,9 @@ pub(crate) struct Flows {
     records: Array<FlowRecord>,
     records6: Array<FlowRecord6>,
     cold: Array<FlowCold>,
+    /// Next and previous flow of its binding plus one, 0 for none. Of flows that have their binding for themselves,
+    /// as most have, nothing is ever written here: zero pages stand for them.
+    links: Vec<[u32; 2]>,
     index: Index,
     index6: Index,
     hash: TupleHash,
@@ -128,6 +139,7 @@ impl Flows {
             records,
             records6,
             cold,
+            links: vec![[0; 2]; flows + flows_v6],
             index: Index::new(2 * flows, 2 * flows, index)?,
             index6: Index::new(2 * flows_v6, 2 * flows_v6, index)?,
             hash: TupleHash::new(keyed),
@@ -155,6 +167,20 @@ impl Flows {
     #[inline(always)]
     pub(crate) fn hash4(&self, key: Key4) -> u64 {
         self.hash.v4(key.addresses, key.ports, key.protocol)
+    }
+
+    /// Asks for the bucket of packets that answer those of `key`, sent to an external endpoint.
+    #[inline(always)]
+    pub(crate) fn prefetch_answers(&self, key: Key4, external: [u8; 4], port: u16) {
+        let [_, _, _, _, a, b, c, d] = key.addresses.to_ne_bytes();
+        let ([e, f, g, h], [high, low]) = (external, port.to_be_bytes());
+        let [_, _, remote_high, remote_low] = key.ports.to_ne_bytes();
+        let key = Key4 {
+            addresses: u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+            ports: u32::from_ne_bytes([remote_high, remote_low, high, low]),
+            ..key
+        };
+        self.prefetch_index(self.hash4(key));
     }
 
     /// The flow that a packet is likely of, and its direction; asks for its record.
@@ -206,7 +232,20 @@ impl Flows {
 
     /// The flow of packets with `tuple`, and their direction.
     pub(crate) fn find(&self, tuple: &Tuple) -> Option<(u32, Toward)> {
+        self.under(self.hash.of(tuple), tuple)
+    }
+
+    /// As [`Flows::find`], for a caller who will open a flow if there is none.
+    ///
+    /// # Errors
+    /// What that needs, if there is none.
+    pub(crate) fn search(&self, tuple: &Tuple) -> Result<(u32, Toward), Absent> {
         let hash = self.hash.of(tuple);
+        self.under(hash, tuple).ok_or(Absent { hash })
+    }
+
+    /// The flow of packets with `tuple`, whose hash is `hash`.
+    fn under(&self, hash: u64, tuple: &Tuple) -> Option<(u32, Toward)> {
         if let Some(key) = key4(tuple) {
             let is = |number: u32| {
                 self.records
@@ -247,8 +286,37 @@ impl Flows {
         self.cold.get(flow as usize)
     }
 
-    pub(crate) fn cold_mut(&mut self, flow: u32) -> Option<&mut FlowCold> {
-        self.cold.get_mut(flow as usize)
+    /// The flow after this one in its binding's list, or [`NONE`].
+    pub(crate) fn next(&self, flow: u32) -> u32 {
+        self.links.get(flow as usize).map_or(NONE, |[next, _]| next.wrapping_sub(1))
+    }
+
+    /// Puts a flow that is in no list before the first one of a list.
+    pub(crate) fn link(&mut self, flow: u32, first: u32) {
+        if let Some([_, previous]) = self.links.get_mut(first as usize) {
+            *previous = flow + 1;
+            if let Some([next, _]) = self.links.get_mut(flow as usize) {
+                *next = first + 1;
+            }
+        }
+    }
+
+    /// Takes a flow out of its list. Returns the one after it, or [`NONE`].
+    pub(crate) fn unlink(&mut self, flow: u32) -> u32 {
+        let Some(&[next, previous]) = self.links.get(flow as usize) else { return NONE };
+        let (after, before) = (next.wrapping_sub(1), previous.wrapping_sub(1));
+        if let Some(link) = self.links.get_mut(after as usize) {
+            link[1] = previous;
+        }
+        if let Some(link) = self.links.get_mut(before as usize) {
+            link[0] = next;
+        }
+        if [next, previous] != [0; 2]
+            && let Some(link) = self.links.get_mut(flow as usize)
+        {
+            *link = [0; 2];
+        }
+        after
     }
 
     /// Whether another flow of the family fits. Those from outside get half of the table, so that nobody out
@@ -263,24 +331,22 @@ impl Flows {
         !free.is_empty() && (!inbound || count < capacity.div_ceil(2))
     }
 
-    /// Puts a flow into the table and on the wheel. `None` if there is no room or one of its tuples is taken.
+    /// Puts a flow into the table and on the wheel. `None` if there is no room or its reverse tuple is taken.
     pub(crate) fn insert(&mut self, flow: &NewFlow, due: Time) -> Option<u32> {
-        let (out, inward) =
-            if flow.inbound { (flow.reverse, flow.forward) } else { (flow.forward, flow.reverse) };
-        if self.find(&out).is_some() || self.find(&inward).is_some() {
-            return None;
-        }
-        let v4 = key4(&out).is_some();
+        let (forward, reverse) = ((flow.absent.hash, &flow.forward), self.search(&flow.reverse).err()?);
+        let reverse = (reverse.hash, &flow.reverse);
+        let ((hash_out, out), (hash_in, inward)) =
+            if flow.inbound { (reverse, forward) } else { (forward, reverse) };
+        let v4 = out.source.is_v4() && out.destination.is_v4();
         let free = if v4 { &mut self.free } else { &mut self.free6 };
         let number = free.take(&self.cold)?;
         // The next one will be needed soon.
         self.cold.prefetch(free.head as usize);
         self.records.prefetch(free.head as usize);
-        self.write(number, flow, &out, &inward);
+        self.write(number, flow, out, inward);
         let (index, base) =
             if v4 { (&mut self.index, 0) } else { (&mut self.index6, self.records.len() as u32) };
         let reference = (number - base) << 1;
-        let (hash_out, hash_in) = (self.hash.of(&out), self.hash.of(&inward));
         let filed = index.insert(hash_out, reference);
         if !filed || !index.insert(hash_in, reference | 1) {
             if filed {
@@ -301,8 +367,6 @@ impl Flows {
         if let Some(cold) = self.cold.get_mut(number as usize) {
             cold.binding = flow.binding;
             cold.created = (flow.created.0 >> CREATED_SHIFT) as u32;
-            cold.next = NONE;
-            cold.previous = NONE;
         }
         let query = is_query(out.protocol);
         let external_port = if query { inward.source_port } else { inward.destination_port };
@@ -395,10 +459,15 @@ impl Flows {
         let Some(record) = self.record(flow).filter(|record| record.has(flag::TRANSLATED)) else {
             return Rewrite::None;
         };
-        let (inside, external) = ends_of(record);
+        let [a, b, c, d, _, _, _, _, i, j, k, l] = record.addresses;
+        let [m, n, _, _, o, p] = record.ports;
+        let (inside, external) = (u16::from_be_bytes([m, n]), u16::from_be_bytes([o, p]));
+        let delta = Delta::from_bits(record.ip_delta);
         match toward {
-            Toward::Out => Endpoint::new(inside, external).map_or(Rewrite::None, Rewrite::Source),
-            Toward::In => Endpoint::new(external, inside).map_or(Rewrite::None, Rewrite::Destination),
+            Toward::Out => Rewrite::Source(Endpoint::new(inside, ([i, j, k, l], external), delta)),
+            Toward::In => {
+                Rewrite::Destination(Endpoint::new(external, ([a, b, c, d], inside), delta.inverse()))
+            }
         }
     }
 

@@ -84,7 +84,8 @@ impl<B: Buffer> Worker<B> {
     /// Ends some flows of a binding that has a pinhole.
     fn end_flows(&mut self, binding: u32, why: FlowEnd, ends: impl Fn(&Self, u32) -> bool) {
         let mut flow = self.bindings.record(binding).map_or(NONE, |record| record.first_flow);
-        while let Some(next) = self.flows.cold(flow).map(|cold| cold.next) {
+        while flow != NONE {
+            let next = self.flows.next(flow);
             if ends(self, flow) {
                 self.end_flow(flow, why);
             }
@@ -97,7 +98,8 @@ impl<B: Buffer> Worker<B> {
     fn recount(&mut self, binding: u32) {
         self.bindings.recount(binding);
         let mut flow = self.bindings.record(binding).map_or(NONE, |record| record.first_flow);
-        while let Some(next) = self.flows.cold(flow).map(|cold| cold.next) {
+        while flow != NONE {
+            let next = self.flows.next(flow);
             if let Some((remote, inbound)) = self.remote_of(flow) {
                 self.bindings.count_again(binding, remote, inbound);
             }
@@ -115,7 +117,7 @@ impl<B: Buffer> Worker<B> {
         let pool = if add.flags & PinholeAdd::POOL != 0 { add.pool } else { BindingRow::NO_POOL };
         let port = add.inside_port + at;
         if let Some(binding) = self.bindings.of_inside(add.protocol, add.inside, port, pool)
-            && self.bindings.record(binding).is_some_and(|record| record.flows > 0)
+            && self.bindings.record(binding).is_some_and(|record| record.is_in_use())
         {
             self.recount(binding);
         }
@@ -159,7 +161,7 @@ impl<B: Buffer> Worker<B> {
         }
         if self.bindings.unlink(closing) {
             self.recount(binding);
-        } else if !drain || self.bindings.record(binding).is_some_and(|record| record.flows == 0) {
+        } else if !drain || self.bindings.record(binding).is_some_and(|record| !record.is_in_use()) {
             self.end_binding(binding, FlowEnd::Admin);
         } else {
             self.bindings.drain(binding);

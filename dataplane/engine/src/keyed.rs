@@ -79,6 +79,62 @@ pub(crate) const fn ports_of(tuple: &Tuple) -> u32 {
     u32::from_ne_bytes([a, b, c, d])
 }
 
+/// Builds hashers for a map that packets search, folded products as in [`TupleHash`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Folding {
+    secret: [u64; 2],
+}
+
+impl Folding {
+    pub(crate) fn new(keyed: Keyed) -> Self {
+        let TupleHash { secret: [.., first, second] } = TupleHash::new(keyed);
+        Self { secret: [first, second] }
+    }
+}
+
+impl BuildHasher for Folding {
+    type Hasher = Folded;
+
+    fn build_hasher(&self) -> Folded {
+        let [sum, secret] = self.secret;
+        Folded { sum, secret }
+    }
+}
+
+/// A hash on its way.
+#[derive(Debug)]
+pub(crate) struct Folded {
+    sum: u64,
+    secret: u64,
+}
+
+impl Hasher for Folded {
+    fn write(&mut self, bytes: &[u8]) {
+        let (words, rest) = bytes.as_chunks::<8>();
+        words.iter().for_each(|word| self.write_u64(u64::from_le_bytes(*word)));
+        if !rest.is_empty() {
+            let last = rest.iter().rev().fold(rest.len() as u64, |word, &byte| word << 8 | u64::from(byte));
+            self.write_u64(last);
+        }
+    }
+
+    fn write_u16(&mut self, word: u16) {
+        self.write_u64(word.into());
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.sum = mix(self.sum ^ word, self.secret);
+    }
+
+    fn write_usize(&mut self, word: usize) {
+        self.write_u64(word as u64);
+    }
+
+    fn finish(&self) -> u64 {
+        mix(self.sum, self.secret.rotate_left(32) | 1)
+    }
+}
+
 /// The product, its halves folded.
 #[inline(always)]
 const fn mix(a: u64, b: u64) -> u64 {
@@ -100,11 +156,23 @@ pub(crate) fn map<K, V>(items: usize, keyed: Keyed) -> Map<K, V> {
 pub(crate) struct Random {
     keyed: Keyed,
     counter: u64,
+    /// The unused half of the last number that was made for [`Random::half`].
+    half: Option<u32>,
 }
 
 impl Random {
     pub(crate) fn new(keyed: Keyed) -> Self {
-        Self { keyed, counter: 0 }
+        Self { keyed, counter: 0, half: None }
+    }
+
+    /// As many random bits as the choice of a port within a block takes.
+    pub(crate) fn half(&mut self) -> u32 {
+        if let Some(half) = self.half.take() {
+            return half;
+        }
+        let whole = self.next();
+        self.half = Some((whole >> 32) as u32);
+        whole as u32
     }
 
     pub(crate) fn next(&mut self) -> u64 {

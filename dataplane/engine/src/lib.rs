@@ -42,7 +42,7 @@ pub use outbox::{Crossed, Outbox};
 pub use policy::Policy;
 
 use bindings::Bindings;
-use fast::{Doors, LANES, Lanes};
+use fast::{Doors, GROUP, LANES, Lanes};
 use flows::Flows;
 use pipeline::{Tables, Worker};
 use std::sync::Arc;
@@ -75,7 +75,7 @@ pub struct Setup {
     pub flows: usize,
     /// IPv6 flows this worker can hold.
     pub flows_v6: usize,
-    /// Bindings this worker can hold.
+    /// Bindings this worker can hold: of up to 65536 subscribers, or a quarter as many if that is more.
     pub bindings: usize,
     /// Random key of the hash tables and of port choice, new at every start.
     pub key: [u8; 16],
@@ -173,16 +173,30 @@ impl<B: Buffer> Engine<B> {
         while !packets.as_slice().is_empty() {
             let count = packets.as_slice().len().min(LANES);
             fast::look(lanes, packets.as_slice(), doors, &worker.flows);
-            if fast::guess(lanes, count, &worker.flows) > 0 {
-                fast::prepare(lanes, count, &worker.bindings);
+            let opens = fast::guess(lanes, count, &worker.flows) > 0;
+            if opens {
+                fast::prepare(lanes, 0..count, false, &mut worker.bindings, &worker.flows);
             }
-            for (lane, buffer) in lanes.iter().zip(packets.by_ref().take(count)) {
-                if let Err(buffer) = worker.fast(now, refreshes, lane, buffer, out) {
-                    long_way += 1;
-                    worker.frame(Some(tables), now, port, buffer, source, out);
+            // All at once, if there is nothing to prepare.
+            let group = if opens { GROUP } else { LANES };
+            for first in (0..count).step_by(group) {
+                if first > 0 {
+                    let some = first..first + group;
+                    fast::prepare(lanes, some, true, &mut worker.bindings, &worker.flows);
+                }
+                for ((at, lane), buffer) in lanes.from(first).zip(packets.by_ref().take(group)) {
+                    if let Err(buffer) = worker.fast(now, refreshes, lane, buffer, out) {
+                        long_way += 1;
+                        worker.bindings.expect(lanes.drawn(at));
+                        match lane.packet() {
+                            Some(packet) => worker.looked_at(tables, now, packet, buffer, source, out),
+                            None => worker.frame(Some(tables), now, port, buffer, source, out),
+                        }
+                    }
                 }
             }
         }
+        worker.bindings.expect(None);
         worker.counters.add(Counter::FastPath, came - long_way);
     }
 

@@ -1,6 +1,6 @@
 //! Next hops: their station addresses, and the packets that wait for one.
 
-use crate::keyed::{Keyed, Map, map};
+use crate::keyed::{Folding, Keyed};
 use crate::{Interface, Time};
 use std::collections::VecDeque;
 use turnpike_abi::flow::NO_HOP;
@@ -73,8 +73,10 @@ pub(crate) struct Waiting<B> {
 /// The neighbours of a worker.
 #[derive(Debug)]
 pub(crate) struct Neighbours<B> {
-    entries: Map<NextHop, Entry>,
+    entries: hashbrown::HashMap<NextHop, Entry, Folding>,
     pub(crate) adjacencies: Vec<Adjacency>,
+    /// The one that was asked for last, and its place: new flows of a burst mostly leave through one router.
+    last: Option<(NextHop, u16)>,
     waiting: VecDeque<Waiting<B>>,
     known: usize,
 }
@@ -92,8 +94,10 @@ impl<B> Neighbours<B> {
     pub(crate) fn new(keyed: Keyed) -> Self {
         let adjacencies = Vec::with_capacity(ADJACENCIES);
         Self {
-            entries: map(CAPACITY, keyed),
+            // Twice the room, as [`crate::keyed::map`] has it.
+            entries: hashbrown::HashMap::with_capacity_and_hasher(CAPACITY * 2, Folding::new(keyed)),
             adjacencies,
+            last: None,
             waiting: VecDeque::with_capacity(WAITING),
             known: 0,
         }
@@ -104,6 +108,12 @@ impl<B> Neighbours<B> {
             Some(Entry::Known { mac, .. }) => Some(*mac),
             Some(Entry::Asked(_)) | None => None,
         }
+    }
+
+    /// The station address of the adjacency at a place, while it is known.
+    pub(crate) fn station_at(&self, place: u16) -> Option<[u8; 6]> {
+        let adjacency = self.adjacencies.get(usize::from(place)).filter(|adjacency| adjacency.live)?;
+        adjacency.header.first_chunk().copied()
     }
 
     pub(crate) fn known(&self) -> usize {
@@ -174,6 +184,7 @@ impl<B> Neighbours<B> {
 
     /// Forgets a next hop.
     pub(crate) fn clear(&mut self, next_hop: NextHop) {
+        self.last = None;
         if let Some(Entry::Known { adjacency, .. }) = self.entries.remove(&next_hop) {
             self.known -= 1;
             if let Some(adjacency) = self.adjacencies.get_mut(usize::from(adjacency)) {
@@ -185,9 +196,17 @@ impl<B> Neighbours<B> {
     /// The place of a known next hop among the adjacencies; its interface takes packets of `mtu` bytes. `None` if
     /// its address is not known, or if there are no more places in this epoch ([`Neighbours::has_places`]).
     pub(crate) fn adjacency(&mut self, next_hop: NextHop, interface: &Interface, mtu: u16) -> Option<u16> {
+        if let Some((last, place)) = self.last
+            && last == next_hop
+            && let Some(known) = self.adjacencies.get_mut(usize::from(place))
+        {
+            known.mtu = mtu;
+            return Some(place);
+        }
         let Some(Entry::Known { mac, adjacency }) = self.entries.get_mut(&next_hop) else { return None };
         if let Some(known) = self.adjacencies.get_mut(usize::from(*adjacency)) {
             known.mtu = mtu;
+            self.last = Some((next_hop, *adjacency));
             return Some(*adjacency);
         }
         if self.adjacencies.len() >= ADJACENCIES {
@@ -205,6 +224,7 @@ impl<B> Neighbours<B> {
 
     /// Gives every place up. The worker begins another epoch, in which no record knows one.
     pub(crate) fn forget_places(&mut self) {
+        self.last = None;
         self.adjacencies.clear();
         for entry in self.entries.values_mut() {
             if let Entry::Known { adjacency, .. } = entry {
@@ -215,6 +235,7 @@ impl<B> Neighbours<B> {
 
     /// Forgets all of them; packets go on waiting.
     pub(crate) fn reset(&mut self) {
+        self.last = None;
         self.entries.clear();
         self.adjacencies.iter_mut().for_each(|adjacency| adjacency.live = false);
         self.known = 0;

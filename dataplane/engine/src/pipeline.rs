@@ -88,6 +88,8 @@ pub(crate) struct Worker<B> {
 pub(crate) enum Verdict {
     Transmit {
         next_hop: NextHop,
+        /// Its place among the adjacencies, or [`turnpike_abi::flow::NO_HOP`].
+        hop: u16,
         packet: Packet,
         direction: Direction,
         class: ProtocolClass,
@@ -177,6 +179,31 @@ impl<B: Buffer> Worker<B> {
         self.finish(tables, now, (on, verdict), buffer, source, out);
         if joins {
             self.leave_joined(tables, now, source, out);
+        }
+    }
+
+    /// A frame from the wire that the fast path has looked at: for a station of `on`, an IP packet at `l3`.
+    pub(crate) fn looked_at(
+        &mut self,
+        tables: &Tables,
+        now: Time,
+        (on, l3, family): (InterfaceId, usize, Family),
+        mut buffer: B,
+        source: &mut impl BufferSource<B>,
+        out: &mut Outbox<B>,
+    ) {
+        let packet = match family {
+            Family::V4 => packet::parse_plain(buffer.bytes(), l3),
+            Family::V6 => packet::parse(buffer.bytes(), l3, family),
+        };
+        let verdict = match packet {
+            Ok(packet) => self.ip(tables, now, on, Stage::Fresh, &mut buffer, &packet),
+            Err(malformed) => Verdict::Drop(reason_of(malformed)),
+        };
+        let joins = matches!(verdict, Verdict::Join(_));
+        self.finish(Some(tables), now, (on, verdict), buffer, source, out);
+        if joins {
+            self.leave_joined(Some(tables), now, source, out);
         }
     }
 
@@ -367,14 +394,17 @@ impl<B: Buffer> Worker<B> {
                 }
             }
             (Verdict::Join(packet), Some(tables)) => self.join(tables, now, on, &packet, buffer),
-            (Verdict::Transmit { next_hop, packet, direction, class }, Some(tables)) => {
+            (Verdict::Transmit { next_hop, hop, packet, direction, class }, Some(tables)) => {
                 self.count_fragment(&packet);
                 // Ethernet padding ends here.
                 if !buffer.resize(packet.end) {
                     return self.discard(buffer, DropReason::InternalError, out);
                 }
                 let ready = Ready { l3: packet.l3, family: packet.family, direction, class };
-                self.leave(tables, now, next_hop, buffer, ready, out);
+                match self.neighbours.station_at(hop) {
+                    Some(mac) => self.emit(next_hop, buffer, ready, mac, out),
+                    None => self.leave(tables, now, next_hop, buffer, ready, out),
+                }
             }
             (Verdict::Split { next_hop, packet, direction, class, mtu }, Some(tables)) => {
                 self.count_fragment(&packet);

@@ -36,6 +36,8 @@ pub(crate) use units::Entry;
 
 /// Ports and blocks that are let go in one call.
 const STEPS: usize = 64;
+/// Up to so many bindings each may be another subscriber's.
+const MANY: usize = 1 << 16;
 const EVEN: u64 = 0x5555_5555_5555_5555;
 
 /// Protocols that have ports or query identifiers.
@@ -76,6 +78,18 @@ pub(crate) struct Taken {
     pub(crate) port: u16,
 }
 
+/// A port that was drawn before it is taken, so that what lies in memory of it is near by then.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Foreseen {
+    pub(crate) subscriber: u32,
+    pub(crate) external: [u8; 4],
+    pub(crate) port: u16,
+    pub(crate) class: Class,
+    block: u32,
+    word: u16,
+    bit: u32,
+}
+
 /// Why a port cannot be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PortError {
@@ -99,6 +113,12 @@ pub(crate) struct Wanted {
     pub(crate) class: Class,
     pub(crate) parity: Parity,
     pub(crate) random: u64,
+}
+
+/// Subscribers of a worker with room for `bindings`: whoever has a binding has several.
+const fn subscribers(bindings: usize) -> usize {
+    let (few, quarter) = (if bindings < MANY { bindings } else { MANY }, bindings / 4);
+    if quarter > few { quarter } else { few }
 }
 
 /// What happened, since the start.
@@ -134,7 +154,7 @@ pub(crate) struct Ports {
 impl Ports {
     /// Bytes of the memory given to [`Ports::new`].
     pub(crate) const fn bytes(bindings: usize) -> usize {
-        Subscribers::bytes(bindings)
+        Subscribers::bytes(subscribers(bindings))
     }
 
     pub(crate) fn new(setup: &Setup, keyed: Keyed, memory: &mut Memory) -> Option<Self> {
@@ -144,7 +164,7 @@ impl Ports {
             workers: setup.workers,
             keyed,
             pools: Pools::default(),
-            subscribers: Subscribers::new(bindings, keyed, memory)?,
+            subscribers: Subscribers::new(subscribers(bindings), keyed, memory)?,
             // One for each binding, and as many again for what is held back.
             blocks: Blocks::new(bindings * 2),
             units: Units::new(bindings * 2, words),
@@ -191,7 +211,7 @@ impl Ports {
         self.subscribers.record_mut(number)
     }
 
-    /// First of four steps that bring the lines near which a new binding of a subscriber will need.
+    /// First of five steps that bring the lines near which a new binding of a subscriber will need.
     pub(crate) fn prefetch_index(&self, inside: [u8; 4], pool: PoolId) {
         self.subscribers.prefetch_index(inside, pool);
     }
@@ -215,6 +235,39 @@ impl Ports {
         }
     }
 
+    /// Fifth step: the port that a new binding gets ([`Ports::take_foreseen`]) unless somebody takes it before.
+    pub(crate) fn foresee(&self, subscriber: u32, block: u32, class: Class, random: u32) -> Option<Foreseen> {
+        let random = u64::from(random);
+        let (word, bit) = self.choose_in(block, class, u64::MAX, random << 32 | random)?;
+        let address = self.blocks.record(block)?.address;
+        self.units.prefetch(address, class, word);
+        let port = port_of(word, self.worker, self.workers)? + bit as u16;
+        Some(Foreseen { subscriber, block, external: self.pools.external(address)?, port, word, bit, class })
+    }
+
+    /// Whether a subscriber is the one of an inside address in a pool.
+    pub(crate) fn is_of(&self, number: u32, inside: [u8; 4], pool: PoolId) -> bool {
+        let record = self.subscribers.record(number);
+        record.is_some_and(|it| it.inside == inside && it.pool == pool && !it.is_done())
+    }
+
+    /// Takes the port that was foreseen. `None`, and nothing taken, if it is not to be had any more.
+    pub(crate) fn take_foreseen(&mut self, foreseen: &Foreseen, pool: PoolId, entry: Entry) -> Option<Taken> {
+        let &Foreseen { subscriber, block, external, port, word, bit, class } = foreseen;
+        let limit = self.pools.state(pool)?.record.subscriber_ports;
+        let record = self.subscribers.record(subscriber)?;
+        let (used, head) = (*record.ports.get(class.index())?, *record.open.get(class.index())?);
+        let of_block = self.blocks.record(block)?;
+        let inside = (of_block.first_word..of_block.first_word + of_block.words).contains(&word);
+        let free = inside && self.units.used(of_block.address, class, word) >> bit & 1 == 0;
+        if head != block || record.external != external || !free || (limit != 0 && used >= limit) {
+            return None;
+        }
+        self.take_bit(block, class, word, bit, entry).ok()?;
+        self.subscribers.count(subscriber, class, true);
+        Some(Taken { subscriber, external, port })
+    }
+
     /// Counts a flow of a subscriber in or out.
     pub(crate) fn count_flow(&mut self, number: u32, opened: bool) {
         if let Some(subscriber) = self.subscribers.record_mut(number) {
@@ -227,7 +280,20 @@ impl Ports {
     /// # Errors
     /// Fails only if no port is free that the subscriber may have, or a table is full.
     pub(crate) fn take(&mut self, wanted: &Wanted, entry: Entry) -> Result<Taken, PortError> {
-        let Wanted { pool, inside, class, random, .. } = *wanted;
+        self.take_for(self.subscribers.find(wanted.inside, wanted.pool), wanted, entry)
+    }
+
+    /// As [`Ports::take`], where it is known which subscriber it is for, if there is one yet.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn take_for(
+        &mut self,
+        known: Option<u32>,
+        wanted: &Wanted,
+        entry: Entry,
+    ) -> Result<Taken, PortError> {
+        let Wanted { pool, class, random, .. } = *wanted;
         let state = self.pools.state(pool).ok_or(PortError::UnknownAddress)?;
         let limit = state.record.subscriber_ports;
         let parity = match wanted.parity {
@@ -235,7 +301,6 @@ impl Ports {
             Parity::ODD => !EVEN,
             _ => u64::MAX,
         };
-        let known = self.subscribers.find(inside, pool);
         if let Some(number) = known {
             let subscriber = self.subscribers.record(number).ok_or(PortError::Room)?;
             let [used, head] =
@@ -250,7 +315,7 @@ impl Ports {
                 return Ok(Taken { subscriber: number, external, port });
             }
         }
-        let number = self.with_new_block(pool, inside, random)?;
+        let number = self.with_new_block(known, pool, wanted.inside, random)?;
         let subscriber = self.subscribers.record(number).ok_or(PortError::Room)?;
         let external = subscriber.external;
         let head = subscriber.open.get(class.index()).copied().unwrap_or(NONE);
@@ -260,9 +325,14 @@ impl Ports {
     }
 
     /// Gives a subscriber another block, or its first. Returns the subscriber.
-    fn with_new_block(&mut self, pool: PoolId, inside: [u8; 4], random: u64) -> Result<u32, PortError> {
+    fn with_new_block(
+        &mut self,
+        known: Option<u32>,
+        pool: PoolId,
+        inside: [u8; 4],
+        random: u64,
+    ) -> Result<u32, PortError> {
         let state = self.pools.state(pool).ok_or(PortError::UnknownAddress)?;
-        let known = self.subscribers.find(inside, pool);
         let (blocks, paired) = known
             .and_then(|number| self.subscribers.record(number))
             .map_or((0, NONE), |subscriber| (subscriber.blocks, subscriber.address));
@@ -332,13 +402,19 @@ impl Ports {
         random: u64,
         entry: Entry,
     ) -> Result<u16, PortError> {
-        let record = self.blocks.record(block).ok_or(PortError::Exhausted)?;
+        let (word, bit) = self.choose_in(block, class, parity, random).ok_or(PortError::Exhausted)?;
+        let port = port_of(word, self.worker, self.workers).ok_or(PortError::Exhausted)? + bit as u16;
+        self.take_bit(block, class, word, bit, entry).map(|()| port)
+    }
+
+    /// Word and bit of a free eligible port of a block, of the parity if there is one.
+    fn choose_in(&self, block: u32, class: Class, parity: u64, random: u64) -> Option<(u16, u32)> {
+        let record = self.blocks.record(block)?;
         let (address, first, words) = (record.address, record.first_word, u32::from(record.words.max(1)));
-        let full = record.full.get(class.index()).copied().ok_or(PortError::Exhausted)?;
-        let pool = self.pools.pool_of(address).ok_or(PortError::UnknownAddress)?;
-        let geometry = &self.pools.state(pool).ok_or(PortError::UnknownAddress)?.geometry;
-        let start = random as u32 % words;
-        let mut open = (!full).rotate_right(start);
+        let geometry = &self.pools.of_address(address)?.geometry;
+        // As even as a remainder, without a division.
+        let start = ((u64::from(random as u32) * u64::from(words)) >> 32) as u32;
+        let mut open = (!record.full.get(class.index())?).rotate_right(start);
         let mut chosen = None;
         while open != 0 {
             let at = (open.trailing_zeros() + start) % 64;
@@ -353,11 +429,9 @@ impl Ports {
             }
             open &= open - 1;
         }
-        let (word, free) = chosen.ok_or(PortError::Exhausted)?;
+        let (word, free) = chosen?;
         let turn = (random >> 32) as u32 % 64;
-        let bit = (free.rotate_right(turn).trailing_zeros() + turn) % 64;
-        let port = port_of(word, self.worker, self.workers).ok_or(PortError::Exhausted)? + bit as u16;
-        self.take_bit(block, class, word, bit, entry).map(|()| port)
+        Some((word, (free.rotate_right(turn).trailing_zeros() + turn) % 64))
     }
 
     /// Takes a port of a block that is free.
@@ -369,18 +443,16 @@ impl Ports {
         bit: u32,
         entry: Entry,
     ) -> Result<(), PortError> {
-        let address = self.blocks.record(block).ok_or(PortError::Room)?.address;
-        self.units.take(block, address, class, (word, bit), entry).ok_or(PortError::Room)?;
-        let pool = self.pools.pool_of(address).ok_or(PortError::UnknownAddress)?;
-        let eligible = self.pools.state(pool).map_or(0, |state| state.geometry.eligible(word));
-        let left = eligible & !self.units.used(address, class, word);
-        let index = class.index();
-        let Some(record) = self.blocks.record_mut(block) else { return Ok(()) };
+        let record = self.blocks.record_mut(block).ok_or(PortError::Room)?;
+        let address = record.address;
+        let eligible = self.pools.of_address(address).map_or(0, |state| state.geometry.eligible(word));
+        let used = self.units.take(block, address, class, (word, bit), entry).ok_or(PortError::Room)?;
         record.busy += 1;
         if eligible >> bit & 1 == 0 {
             return Ok(());
         }
-        if let (0, Some(full)) = (left, record.full.get_mut(index)) {
+        let index = class.index();
+        if let (0, Some(full)) = (eligible & !used, record.full.get_mut(index)) {
             *full |= 1 << (word - record.first_word);
         }
         let Some(free) = record.free.get_mut(index) else { return Ok(()) };

@@ -9,6 +9,7 @@ use crate::{Buffer, pipeline};
 use turnpike_abi::Address;
 use turnpike_abi::counters::{Counter, Direction, DropReason, IcmpKind, ProtocolClass};
 use turnpike_abi::event::Tuple;
+use turnpike_abi::flow::NO_HOP;
 use turnpike_abi::table::Side;
 use turnpike_wire::inner::{self, Inner, InnerTransport};
 use turnpike_wire::packet::{Packet, Transport};
@@ -107,6 +108,7 @@ impl<B: Buffer> Worker<B> {
         rewrite::decrement_ttl(buffer.bytes_mut(), packet.l3, packet.family);
         Verdict::Transmit {
             next_hop: egress.next_hop,
+            hop: NO_HOP,
             packet: *packet,
             direction,
             class: ProtocolClass::Icmp,

@@ -1,11 +1,11 @@
 //! Packets and their flows: through the firewall, out through the translator, in through a binding.
 
-use crate::flows::{NewFlow, class_of_record};
+use crate::flows::{Absent, NewFlow, class_of_record};
 use crate::forwarding::Route;
 use crate::fragments::{self, Head};
 use crate::neighbours::NextHop;
 use crate::pipeline::{Passing, Refusal, Stage, Tables, Verdict, Worker};
-use crate::policy::{FirstPacket, NatVerdict, is_private};
+use crate::policy::{self, FirstPacket, NatVerdict, is_private};
 use crate::translate::{self, Rewrite};
 use crate::tuples::{answering, firewall_tuple, icmp_of, tuple_of};
 use crate::{Buffer, Time, bindings, related, tcp};
@@ -88,11 +88,12 @@ impl<B: Buffer> Worker<B> {
         if packet.ttl <= 1 {
             return refuse(DropReason::TtlExpired, IcmpKind::TimeExceeded, packet);
         }
-        let (flow, toward) = match self.flows.find(&tuple) {
-            Some(found) => found,
-            None => {
+        let (flow, toward) = match self.flows.search(&tuple) {
+            Ok(found) => found,
+            Err(absent) => {
                 let inbound = sides == (Side::OUTSIDE, Side::INSIDE);
-                match self.open(tables, now, (passing.from, egress.zone), packet, &tuple, pool, inbound) {
+                let zones = (passing.from, egress.zone);
+                match self.open(tables, now, zones, packet, (&tuple, absent), pool, inbound) {
                     Ok(found) => found,
                     Err(verdict) => return verdict,
                 }
@@ -141,13 +142,15 @@ impl<B: Buffer> Worker<B> {
             if packet.ttl <= 1 {
                 return refuse(DropReason::TtlExpired, IcmpKind::TimeExceeded, packet);
             }
-            let (flow, toward) = match self.flows.find(&tuple) {
-                Some(found) => found,
-                None => match self.open(tables, now, (passing.from, zone), packet, &tuple, Some(pool), false)
-                {
-                    Ok(found) => found,
-                    Err(verdict) => return verdict,
-                },
+            let (flow, toward) = match self.flows.search(&tuple) {
+                Ok(found) => found,
+                Err(absent) => {
+                    let zones = (passing.from, zone);
+                    match self.open(tables, now, zones, packet, (&tuple, absent), Some(pool), false) {
+                        Ok(found) => found,
+                        Err(verdict) => return verdict,
+                    }
+                }
             };
             self.touch(tables, now, (flow, toward), packet);
             let rewrite = self.flows.rewrite(flow, toward);
@@ -216,9 +219,9 @@ impl<B: Buffer> Worker<B> {
         if packet.ttl <= 1 && !hairpin && !local {
             return refuse(DropReason::TtlExpired, IcmpKind::TimeExceeded, packet);
         }
-        let (flow, toward) = match self.flows.find(&tuple) {
-            Some(found) => found,
-            None => match self.accept(tables, now, passing, packet, &tuple, pool) {
+        let (flow, toward) = match self.flows.search(&tuple) {
+            Ok(found) => found,
+            Err(absent) => match self.accept(tables, now, passing, packet, (&tuple, absent), pool) {
                 Ok(found) => found,
                 Err(Verdict::Drop(DropReason::NoMapping)) if packet.transport == Transport::Other => {
                     return nobody(DropReason::ProtoUnsupported);
@@ -282,7 +285,7 @@ impl<B: Buffer> Worker<B> {
         now: Time,
         (from, to): (ZoneId, ZoneId),
         packet: &Packet,
-        tuple: &Tuple,
+        (tuple, absent): (&Tuple, Absent),
         pool: Option<PoolId>,
         inbound: bool,
     ) -> Result<(u32, Toward), Verdict> {
@@ -293,7 +296,7 @@ impl<B: Buffer> Worker<B> {
             .then(|| self.pinhole_for(tuple, pool, inbound))
             .flatten();
         match pinhole {
-            None => self.judge(tables, &first, packet)?,
+            None => self.judge(&first, verdict, packet)?,
             Some(Ok(_)) => self.counters.verdict(from, to, FirewallAction::Accept),
             Some(Err(reason)) => return Err(Verdict::Drop(reason)),
         }
@@ -304,6 +307,7 @@ impl<B: Buffer> Worker<B> {
         let Some(pool) = pool else {
             let flow = NewFlow {
                 forward: *tuple,
+                absent,
                 reverse: answering(tuple),
                 translated: false,
                 state,
@@ -319,14 +323,13 @@ impl<B: Buffer> Worker<B> {
             let allowed = self.bindings.may_open(record, pool, inside.0, now);
             allowed.map_err(|reason| refuse(reason, IcmpKind::UnreachableHost, packet))?;
         }
-        let binding = match self.bindings.of_inside(tuple.protocol, inside.0, inside.1, pool) {
-            Some(binding) => {
+        let binding = match self.bindings.search(tuple.protocol, inside, pool) {
+            Ok(binding) => {
                 self.counters.add(Counter::EimHits, 1);
                 binding
             }
-            None => {
-                let bound =
-                    self.bindings.bind(&tables.policy, pool, tuple.protocol, inside, now, &mut self.counters);
+            Err(unbound) => {
+                let bound = self.bindings.bind(&tables.policy, &unbound, now, &mut self.counters);
                 // RFC 6888 REQ-11: the packet is dropped and its sender told.
                 bound.map_err(|reason| refuse(reason, IcmpKind::UnreachableHost, packet))?
             }
@@ -337,6 +340,7 @@ impl<B: Buffer> Worker<B> {
         let translated = Tuple { source: external.0, source_port: external.1, ..*tuple };
         let flow = NewFlow {
             forward: *tuple,
+            absent,
             reverse: answering(&translated),
             translated: true,
             state,
@@ -347,7 +351,7 @@ impl<B: Buffer> Worker<B> {
         };
         let admitted = self.admit(tables, &flow);
         if admitted.is_err()
-            && self.bindings.record(binding).is_some_and(|record| record.flows == 0 && record.is_dynamic())
+            && self.bindings.record(binding).is_some_and(|record| !record.is_in_use() && record.is_dynamic())
         {
             self.bindings.remove(binding, &mut self.counters);
         }
@@ -361,7 +365,7 @@ impl<B: Buffer> Worker<B> {
         now: Time,
         passing: &Passing,
         packet: &Packet,
-        tuple: &Tuple,
+        (tuple, absent): (&Tuple, Absent),
         pool: PoolId,
     ) -> Result<(u32, Toward), Verdict> {
         if let Transport::IcmpQuery { reply, .. } = packet.transport {
@@ -394,7 +398,7 @@ impl<B: Buffer> Worker<B> {
             let first = FirstPacket { from, to: egress.zone, tuple: translated, icmp: None };
             let verdict = tables.policy.firewall(&first);
             if verdict.by_rule && verdict.action != FirewallAction::Accept {
-                self.judge(tables, &first, packet)?;
+                self.judge(&first, verdict, packet)?;
             } else if verdict.by_rule {
                 self.hits.count(verdict.rule);
             }
@@ -417,6 +421,7 @@ impl<B: Buffer> Worker<B> {
         };
         let flow = NewFlow {
             forward: *tuple,
+            absent,
             reverse,
             translated: true,
             state,
@@ -429,9 +434,13 @@ impl<B: Buffer> Worker<B> {
         self.admit(tables, &flow).map(|number| (number, opener(true)))
     }
 
-    /// Asks the firewall, counts its answer, and turns a refusal into a verdict.
-    fn judge(&mut self, tables: &Tables, first: &FirstPacket, packet: &Packet) -> Result<(), Verdict> {
-        let verdict = tables.policy.firewall(first);
+    /// Counts the firewall's answer, and turns a refusal into a verdict.
+    fn judge(
+        &mut self,
+        first: &FirstPacket,
+        verdict: policy::Verdict,
+        packet: &Packet,
+    ) -> Result<(), Verdict> {
         self.counters.verdict(first.from, first.to, verdict.action);
         if verdict.by_rule {
             self.hits.count(verdict.rule);
@@ -468,11 +477,9 @@ impl<B: Buffer> Worker<B> {
         let mut idle = binding.idle_ms(now);
         let mut number = binding.first_flow;
         for _ in 0..LOOKED_AT {
-            let (Some(flow), Some(cold)) = (self.flows.record(number), self.flows.cold(number)) else {
-                break;
-            };
+            let Some(flow) = self.flows.record(number) else { break };
             idle = idle.min(flow.idle_ms(now.0));
-            number = cold.next;
+            number = self.flows.next(number);
         }
         Time(now.0 - idle.min(now.0))
     }
@@ -484,19 +491,10 @@ impl<B: Buffer> Worker<B> {
         let due = Time(flow.last.0 + timeout.min(revisit_ms(class, &tables.policy.settings)));
         let number = self.flows.insert(flow, due).ok_or(Verdict::Drop(DropReason::InternalError))?;
         self.counters.flow_created(class, flow.state);
-        if let Some(record) = self.bindings.record_mut(flow.binding) {
-            let head = record.first_flow;
-            record.first_flow = number;
-            record.flows += 1;
-            if let Some(flow) = self.flows.cold_mut(number) {
-                flow.next = head;
-            }
-            if let Some(next) = self.flows.cold_mut(head) {
-                next.previous = number;
-            }
-            if let Some((remote, inbound)) = self.remote_of(number) {
-                self.bindings.flow_opened(flow.binding, remote, inbound);
-            }
+        if let Some(first) = self.bindings.hang(flow.binding, number) {
+            self.flows.link(number, first);
+            let out = if flow.inbound { &flow.reverse } else { &flow.forward };
+            self.bindings.flow_opened(flow.binding, (out.destination, out.destination_port), flow.inbound);
         }
         Ok(number)
     }
@@ -531,9 +529,11 @@ impl<B: Buffer> Worker<B> {
             Err(reason) => return Verdict::Drop(reason),
         };
         // A hairpinned packet comes back in as another: each has the long way to go.
-        if direction != Direction::Hairpin && settled {
-            self.remember(flow, toward, passing.on, &egress);
-        }
+        let hop = if direction != Direction::Hairpin && settled {
+            self.remember(flow, toward, passing.on, &egress)
+        } else {
+            NO_HOP
+        };
         let rewrite = self.flows.rewrite(flow, toward);
         let frame = buffer.bytes_mut();
         translate::apply(frame, packet, &rewrite);
@@ -546,19 +546,20 @@ impl<B: Buffer> Worker<B> {
         if too_big {
             Verdict::Split { next_hop, packet: *packet, direction, class, mtu: egress.mtu }
         } else {
-            Verdict::Transmit { next_hop, packet: *packet, direction, class }
+            Verdict::Transmit { next_hop, hop, packet: *packet, direction, class }
         }
     }
 
-    /// Leaves in the flow's record what the fast path needs for the next packet of this direction.
-    fn remember(&mut self, flow: u32, toward: Toward, on: InterfaceId, egress: &Egress) {
+    /// Leaves in the flow's record what the fast path needs for the next packet of this direction. Returns the next
+    /// hop's place among the adjacencies, or [`NO_HOP`].
+    fn remember(&mut self, flow: u32, toward: Toward, on: InterfaceId, egress: &Egress) -> u16 {
         if !self.neighbours.has_places() {
             self.neighbours.forget_places();
             self.next_epoch();
         }
-        let Some(interface) = self.interfaces.get(egress.next_hop.interface.index()) else { return };
-        let hop = self.neighbours.adjacency(egress.next_hop, interface, egress.mtu);
-        let Some(record) = self.flows.record_mut(flow) else { return };
+        let Some(interface) = self.interfaces.get(egress.next_hop.interface.index()) else { return NO_HOP };
+        let hop = self.neighbours.adjacency(egress.next_hop, interface, egress.mtu).unwrap_or(NO_HOP);
+        let Some(record) = self.flows.record_mut(flow) else { return hop };
         if record.epoch != self.epoch {
             record.epoch = self.epoch;
             record.hops = [NO_HOP; 2];
@@ -566,9 +567,10 @@ impl<B: Buffer> Worker<B> {
         }
         let at = toward as usize;
         if let (Some(to), Some(from)) = (record.hops.get_mut(at), record.ingress.get_mut(at)) {
-            *to = hop.unwrap_or(NO_HOP);
+            *to = hop;
             *from = u8::try_from(on.0).unwrap_or(NO_INGRESS);
         }
+        hop
     }
 
     /// Lowers the MSS of a SYN to what both links carry.
@@ -631,7 +633,7 @@ impl<B: Buffer> Worker<B> {
             return;
         }
         let (class, state, binding) = (class_of_record(flow), flow.tcp_state(), cold.binding);
-        let (next, previous, idle) = (cold.next, cold.previous, flow.idle_ms(now.0));
+        let idle = flow.idle_ms(now.0);
         if let (true, Some((remote, inbound))) = (binding != NONE, self.remote_of(number)) {
             self.bindings.flow_ended(binding, remote, inbound);
         }
@@ -642,19 +644,10 @@ impl<B: Buffer> Worker<B> {
         }
         self.flows.end(number);
         self.counters.flow_ended(class, state, why);
-        if let Some(flow) = self.flows.cold_mut(next) {
-            flow.previous = previous;
-        }
-        if let Some(flow) = self.flows.cold_mut(previous) {
-            flow.next = next;
-        }
-        let Some(record) = self.bindings.record_mut(binding) else { return };
+        let next = self.flows.unlink(number);
+        let Some(record) = self.bindings.take_down(binding, number, next) else { return };
         record.used(now, idle);
-        if record.first_flow == number {
-            record.first_flow = next;
-        }
-        record.flows -= 1;
-        if record.flows == 0 && record.is_dynamic() {
+        if !record.is_in_use() && record.is_dynamic() {
             self.bindings.remove(binding, &mut self.counters);
         }
     }

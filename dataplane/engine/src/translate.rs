@@ -28,15 +28,9 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    /// From one IPv4 endpoint to another. `None` if one of them is IPv6.
-    pub(crate) fn new(old: (Address, u16), new: (Address, u16)) -> Option<Self> {
-        let (from, to) = (old.0.to_v4()?, new.0.to_v4()?);
-        Some(Self {
-            address: to,
-            port: new.1,
-            address_delta: Delta::bytes(&from, &to),
-            port_delta: Delta::word(old.1, new.1),
-        })
+    /// From a port to an endpoint whose address makes a known difference.
+    pub(crate) fn new(old_port: u16, (address, port): ([u8; 4], u16), address_delta: Delta) -> Self {
+        Self { address, port, address_delta, port_delta: Delta::word(old_port, port) }
     }
 
     pub(crate) fn address(&self) -> Address {

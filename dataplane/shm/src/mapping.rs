@@ -104,6 +104,13 @@ impl Mapping {
     }
 }
 
+/// A hint for whole large pages' worth of this process's private memory.
+pub(crate) fn prefer_large_pages(start: *mut core::ffi::c_void, length: usize) {
+    // SAFETY: this advice changes no byte and unmaps nothing, whatever the range holds; where the kernel cannot
+    // follow it, pages stay small.
+    let _ = unsafe { madvise(start, length, Advice::LinuxHugepage) };
+}
+
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: `base` and `length` are exactly what mmap gave out; every reference into it borrowed

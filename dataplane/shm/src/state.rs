@@ -240,7 +240,7 @@ impl StateView {
 
     /// Its elements are no whole number of words: those that it lies in are read.
     fn cold(&self, offset: usize) -> Option<FlowCold> {
-        let mut words = [0u64; 3];
+        let mut words = [0u64; 2];
         let start = offset / 8 * 8;
         self.peer.copy(start, &mut words)?;
         let bytes = words.as_bytes().get(offset - start..)?;

@@ -129,29 +129,8 @@ pub fn parse(frame: &[u8], l3: usize, family: Family) -> Result<Packet, Malforme
 }
 
 fn parse_v4(frame: &[u8], l3: usize) -> Result<Packet, Malformed> {
-    let header: &[u8; IPV4_HEADER_LEN] = array(frame, l3).ok_or(Malformed::Ip4Truncated)?;
-    let &[
-        version_ihl,
-        traffic_class,
-        total0,
-        total1,
-        id0,
-        id1,
-        fragment0,
-        fragment1,
-        ttl,
-        protocol,
-        _,
-        _,
-        s0,
-        s1,
-        s2,
-        s3,
-        d0,
-        d1,
-        d2,
-        d3,
-    ] = header;
+    let fixed: &[u8; IPV4_HEADER_LEN] = array(frame, l3).ok_or(Malformed::Ip4Truncated)?;
+    let &[version_ihl, _, total0, total1, _, _, fragment0, fragment1, _, protocol, ..] = fixed;
     if version_ihl >> 4 != 4 {
         return Err(Malformed::Ip4BadVersion);
     }
@@ -184,21 +163,43 @@ fn parse_v4(frame: &[u8], l3: usize) -> Result<Packet, Malformed> {
         end,
         protocol,
     })?;
-    let source = mapped([s0, s1, s2, s3]);
-    let destination = mapped([d0, d1, d2, d3]);
+    v4_packet(frame, fixed, l3, l4, fragment)
+}
+
+/// Parses an IPv4 packet whose header the caller has checked (version, checksum, lengths): it has no options and is
+/// no fragment. To the end of its transport header, as [`parse`].
+///
+/// # Errors
+/// What is wrong with its transport header.
+pub fn parse_plain(frame: &[u8], l3: usize) -> Result<Packet, Malformed> {
+    let header: &[u8; IPV4_HEADER_LEN] = array(frame, l3).ok_or(Malformed::Ip4Truncated)?;
+    v4_packet(frame, header, l3, l3 + IPV4_HEADER_LEN, Fragment::Whole)
+}
+
+/// What an IPv4 header says.
+#[inline(always)]
+fn v4_packet(
+    frame: &[u8],
+    header: &[u8; IPV4_HEADER_LEN],
+    l3: usize,
+    l4: usize,
+    fragment: Fragment,
+) -> Result<Packet, Malformed> {
+    let &[_, traffic_class, t0, t1, id0, id1, f0, _, ttl, protocol, _, _, s0, s1, s2, s3, d0, d1, d2, d3] =
+        header;
     let mut packet = Packet {
         family: Family::V4,
         l3,
         l4,
-        end,
-        source,
-        destination,
+        end: l3 + usize::from(u16::from_be_bytes([t0, t1])),
+        source: mapped([s0, s1, s2, s3]),
+        destination: mapped([d0, d1, d2, d3]),
         protocol,
         ttl,
         traffic_class,
         identification: u32::from(u16::from_be_bytes([id0, id1])),
-        dont_fragment: fragment_field & FLAG_DONT_FRAGMENT != 0,
-        has_options: header_len > IPV4_HEADER_LEN,
+        dont_fragment: u16::from(f0) << 8 & FLAG_DONT_FRAGMENT != 0,
+        has_options: l4 - l3 > IPV4_HEADER_LEN,
         fragment,
         transport: Transport::None,
     };

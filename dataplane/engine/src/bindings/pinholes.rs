@@ -9,8 +9,16 @@ use crate::ports::{Class, Entry, Taken, Wanted};
 use turnpike_abi::command::{Kind, Parity, PinholeAdd, Slot};
 use turnpike_abi::counters::{Counter, Counters, DropReason};
 use turnpike_abi::event::{AckResult, BindingRow, PinholeClosed, PinholeLocked};
-use turnpike_abi::flow::{CREATED_SHIFT, NONE};
+use turnpike_abi::flow::NONE;
 use turnpike_abi::{Address, PoolId, Prefix, steering};
+
+/// What a row shows of a pinhole: its id, and who may use it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shown {
+    pub(crate) id: u64,
+    pub(crate) remote: Prefix,
+    pub(crate) remote_ports: [u16; 2],
+}
 
 /// A port of a pinhole.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +49,10 @@ pub(crate) struct Closing {
 }
 
 impl Pinhole {
+    const fn shown(&self) -> Shown {
+        Shown { id: self.id, remote: self.remote, remote_ports: self.remote_ports }
+    }
+
     fn has(&self, flag: u16) -> bool {
         self.flags & flag != 0
     }
@@ -143,8 +155,8 @@ impl Bindings {
     ) -> Option<Result<u32, DropReason>> {
         let (protocol, address, port, pool) = endpoint;
         let number = self.of_inside(protocol, address, port, pool)?;
-        let record = self.record(number).filter(|record| !record.is_dynamic())?;
-        Some(self.pinhole_admits(record.pinhole, remote, inbound).map(|_| number))
+        self.record(number).filter(|record| !record.is_dynamic())?;
+        Some(self.pinhole_admits(self.pinhole_of(number), remote, inbound).map(|_| number))
     }
 
     /// The pinhole that a flow counts in: the first that would have let it pass.
@@ -172,10 +184,10 @@ impl Bindings {
         counters: &mut Counters,
     ) -> (Passage, bool) {
         let PassingBy { outwards, alive, ends, by_pinhole_only } = packet;
-        let Some(first) = self.record(number).filter(|record| !record.is_dynamic()).map(|it| it.pinhole)
-        else {
+        let first = self.pinhole_of(number);
+        if first == NONE {
             return (Passage::Settled, false);
-        };
+        }
         if by_pinhole_only {
             let mut matching = self.list(first).filter(|(_, pinhole)| pinhole.matches(remote)).peekable();
             if matching.peek().is_some() && !matching.any(|(_, pinhole)| pinhole.opens(!outwards)) {
@@ -238,16 +250,13 @@ impl Bindings {
 
     /// Says that a pinhole went with its pool address.
     pub(crate) fn lost(&mut self, number: u32, counters: &mut Counters) {
-        while let Some(pinhole) =
-            self.record(number).and_then(|record| self.pinholes.get(record.pinhole as usize)).copied()
-        {
-            let first = self.by_id.get(&pinhole.id).copied() == self.record(number).map(|it| it.pinhole);
-            if first {
+        while let Some(pinhole) = self.pinholes.get(self.pinhole_of(number) as usize).copied() {
+            let at = self.pinhole_of(number);
+            if self.by_id.get(&pinhole.id) == Some(&at) {
                 counters.add(Counter::PinholesClosed, 1);
                 let event = PinholeClosed { id: pinhole.id };
                 self.notice(Slot::new(Kind::PINHOLE_CLOSED, 0, &event), counters);
             }
-            let at = self.record(number).map_or(NONE, |record| record.pinhole);
             self.unlink(Closing { binding: number, pinhole: at });
         }
     }
@@ -343,11 +352,12 @@ impl Bindings {
         let mut existing = None;
         for at in 0..ports {
             let number = self.of_inside(wanted.protocol, wanted.inside, wanted.inside_port + at, pool);
-            let Some(record) = number.and_then(|number| self.record(number)) else {
+            let Some((number, record)) = number.and_then(|number| Some((number, self.record(number)?)))
+            else {
                 fresh += 1;
                 continue;
             };
-            if self.list(record.pinhole).count() >= usize::from(PinholeAdd::MAX_SHARED) {
+            if self.list(self.pinhole_of(number)).count() >= usize::from(PinholeAdd::MAX_SHARED) {
                 return Err(AckResult::TOO_MANY);
             }
             // A reservation's ports replace those of a dynamic binding.
@@ -475,28 +485,15 @@ impl Bindings {
         counters: &mut Counters,
     ) -> Result<(), AckResult> {
         let inside_port = wanted.inside_port + at;
-        let known = self.of_inside(wanted.protocol, wanted.inside, inside_port, plan.pool);
-        let binding = match known {
-            Some(number) => number,
-            None => {
+        let binding = match self.search(wanted.protocol, (wanted.inside, inside_port), plan.pool) {
+            Ok(number) => number,
+            Err(unbound) => {
                 let number = self.next_number().ok_or(AckResult::TABLE_FULL)?;
                 let taken = self.port_for(wanted, plan, at, number)?;
-                let binding = Binding {
-                    inside: wanted.inside.to_v4().unwrap_or_default(),
-                    external: taken.external,
-                    inside_port,
-                    external_port: taken.port,
-                    subscriber: taken.subscriber,
-                    pinhole: NONE,
-                    flows: 0,
-                    first_flow: NONE,
-                    created: (now.0 >> CREATED_SHIFT) as u32,
-                    last: now.0 as u32,
-                    pool: plan.pool,
-                    protocol: wanted.protocol,
-                    flags: Binding::LIVE | if plan.leased { Binding::LEASED } else { 0 },
-                };
-                if !self.insert(number, binding, wanted.inside, counters) {
+                let inside = (wanted.inside.to_v4().unwrap_or_default(), inside_port);
+                let mut binding = Binding::new(&taken, inside, plan.pool, wanted.protocol, now);
+                binding.flags |= if plan.leased { Binding::LEASED } else { 0 };
+                if !self.insert(number, unbound.hash, &binding, counters) {
                     match plan.class {
                         Some(class) if plan.leased => self.ports.detach(taken.subscriber, class),
                         Some(class) if plan.pool != BindingRow::NO_POOL => {
@@ -575,7 +572,7 @@ impl Bindings {
 
     fn link(&mut self, binding: u32, pinhole: Pinhole) {
         let sibling = self.by_id.get(&pinhole.id).copied();
-        let next = self.record(binding).map_or(NONE, |record| record.pinhole);
+        let next = self.pinhole_of(binding);
         let pinhole = Pinhole { next, ..pinhole };
         let number = match self.free_pinholes.pop() {
             Some(number) => {
@@ -589,8 +586,8 @@ impl Bindings {
                 (self.pinholes.len() - 1) as u32
             }
         };
+        self.pin(binding, number);
         if let Some(record) = self.record_mut(binding) {
-            record.pinhole = number;
             record.flags &= !Binding::DRAINING;
         }
         match sibling {
@@ -621,13 +618,13 @@ impl Bindings {
 
     /// Whether a flow passes by a pinhole that closes.
     pub(crate) fn is_by(&self, closing: Closing, remote: (Address, u16), inbound: bool) -> bool {
-        let first = self.record(closing.binding).map_or(NONE, |record| record.pinhole);
+        let first = self.pinhole_of(closing.binding);
         self.home(first, remote, inbound) == Some(closing.pinhole)
     }
 
     /// Whether a flow lost a race for a pinhole that somebody else has locked now.
     pub(crate) fn lost_race(&self, number: u32, remote: (Address, u16), inbound: bool) -> bool {
-        let first = self.record(number).map_or(NONE, |record| record.pinhole);
+        let first = self.pinhole_of(number);
         inbound && self.home(first, remote, inbound).is_none()
     }
 
@@ -636,11 +633,9 @@ impl Bindings {
         let Some(&Pinhole { id, next, sibling, .. }) = self.pinholes.get(closing.pinhole as usize) else {
             return false;
         };
-        let first = self.record(closing.binding).map_or(NONE, |record| record.pinhole);
+        let first = self.pinhole_of(closing.binding);
         if first == closing.pinhole {
-            if let Some(record) = self.record_mut(closing.binding) {
-                record.pinhole = next;
-            }
+            self.pin(closing.binding, next);
         } else {
             let before = self.list(first).find(|(_, pinhole)| pinhole.next == closing.pinhole);
             if let Some(before) = before.map(|(number, _)| number)
@@ -685,7 +680,7 @@ impl Bindings {
 
     /// Forgets how many flows each pinhole of a binding has, to count anew.
     pub(crate) fn recount(&mut self, number: u32) {
-        let mut at = self.record(number).map_or(NONE, |record| record.pinhole);
+        let mut at = self.pinhole_of(number);
         while let Some(pinhole) = self.pinholes.get_mut(at as usize) {
             pinhole.flows = 0;
             at = pinhole.next;
@@ -694,7 +689,7 @@ impl Bindings {
 
     /// Counts a flow again after [`Bindings::recount`].
     pub(crate) fn count_again(&mut self, number: u32, remote: (Address, u16), inbound: bool) {
-        let first = self.record(number).map_or(NONE, |record| record.pinhole);
+        let first = self.pinhole_of(number);
         self.count_in_pinhole(first, remote, inbound, true);
     }
 
@@ -702,22 +697,22 @@ impl Bindings {
     fn withdraw(&mut self, id: u64, counters: &mut Counters) {
         while let Some(closing) = self.first_of(id) {
             let shared = self.unlink(closing);
-            if !shared && self.record(closing.binding).is_some_and(|record| record.flows == 0) {
+            if !shared && self.record(closing.binding).is_some_and(|record| !record.is_in_use()) {
                 self.remove(closing.binding, counters);
             }
         }
     }
 
-    /// Pinholes among the `most` records from `cursor` on: number, binding, id, remote end and ports.
+    /// Pinholes among the `most` records from `cursor` on: number, binding with its own, what is shown.
     pub(crate) fn walk_pinholes(
         &self,
         cursor: usize,
         most: usize,
-    ) -> impl Iterator<Item = (usize, &Binding, (u64, Prefix, [u16; 2]))> {
+    ) -> impl Iterator<Item = (usize, (u32, &Binding), Shown)> {
         let records = self.pinholes.iter().enumerate().skip(cursor).take(most);
         records.filter(|(_, pinhole)| pinhole.id != 0).filter_map(|(number, pinhole)| {
             let binding = self.record(pinhole.binding)?;
-            Some((number, binding, (pinhole.id, pinhole.remote, pinhole.remote_ports)))
+            Some((number, (pinhole.binding, binding), pinhole.shown()))
         })
     }
 
@@ -726,10 +721,10 @@ impl Bindings {
         self.pinholes.len()
     }
 
-    /// Id, remote end and ports of a binding's first pinhole, as a row shows it.
-    pub(crate) fn shown(&self, binding: &Binding) -> (u64, Prefix, [u16; 2]) {
-        let pinhole = self.pinholes.get(binding.pinhole as usize);
-        pinhole.map_or((0, Prefix::ANY, [0, u16::MAX]), |it| (it.id, it.remote, it.remote_ports))
+    /// A binding's first pinhole as a row shows it.
+    pub(crate) fn shown(&self, binding: u32) -> Shown {
+        let nothing = Shown { id: 0, remote: Prefix::ANY, remote_ports: [0, u16::MAX] };
+        self.pinholes.get(self.pinhole_of(binding) as usize).map_or(nothing, Pinhole::shown)
     }
 }
 

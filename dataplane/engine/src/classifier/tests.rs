@@ -143,7 +143,22 @@ proptest! {
         let classifier = Classifier::new(&rules, ZONES).unwrap();
         for packet in &packets {
             prop_assert_eq!(classifier.first_match(packet), scan(&rules, packet), "{:?}", packet);
+            // So few that vectors are not asked, they would say the same.
+            prop_assert_eq!(classifier.search(packet), scan(&rules, packet), "{:?}", packet);
         }
+    }
+
+    /// No rule is for a zone that there is not.
+    #[test]
+    fn packets_of_unknown_zones(rules in prop::collection::vec(rule(), 0..40), packet in packet(), from: bool) {
+        let classifier = Classifier::new(&rules, ZONES).unwrap();
+        let unknown = ZoneId(ZONES as u8);
+        let packet = if from {
+            FirstPacket { from: unknown, ..packet }
+        } else {
+            FirstPacket { to: unknown, ..packet }
+        };
+        prop_assert_eq!(classifier.first_match(&packet), None);
     }
 }
 

@@ -5,10 +5,11 @@ use super::geometry::{BLOCK_WORDS, Geometry};
 use super::subscribers::Subscribers;
 use crate::Time;
 use turnpike_abi::flow::{CREATED_SHIFT, NONE};
-use turnpike_shm::memory::prefetch_value;
+use turnpike_shm::memory::{prefetch_value, roomy};
 
-/// A block that somebody has.
+/// A block that somebody has. Its first cache line is what a new port asks for.
 #[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
 pub(super) struct Block {
     /// [`NONE`]: nobody's, for ports that were asked for by name or reserved.
     pub(super) subscriber: u32,
@@ -20,19 +21,21 @@ pub(super) struct Block {
     pub(super) free: [u16; Class::COUNT],
     /// By class, a bit for each word that has none.
     pub(super) full: [u64; Class::COUNT],
-    /// By class, neighbours in the subscriber's list of blocks with free ports.
-    links: [(u32, u32); Class::COUNT],
     /// Ports not free, cooling ones included, of all classes.
     pub(super) busy: u32,
+    pub(super) live: bool,
+    pub(super) hangs: bool,
+    /// By class, neighbours in the subscriber's list of blocks with free ports.
+    links: [(u32, u32); Class::COUNT],
     /// When it was taken, in units of 128 ms.
     pub(super) since: u32,
     /// Second of the last time a port of it was given back.
     pub(super) freed_s: u32,
     /// Next in the list of its second; `hangs` says whether it is in one.
     pub(super) next: u32,
-    pub(super) hangs: bool,
-    pub(super) live: bool,
 }
+
+const _: () = assert!(core::mem::offset_of!(Block, links) <= 64);
 
 #[derive(Debug)]
 pub(super) struct Blocks {
@@ -48,7 +51,7 @@ pub(super) struct Blocks {
 impl Blocks {
     pub(super) fn new(capacity: usize) -> Self {
         Self {
-            slab: Vec::with_capacity(capacity),
+            slab: roomy(capacity),
             free: Vec::with_capacity(capacity),
             capacity,
             directory: Vec::new(),
@@ -68,7 +71,6 @@ impl Blocks {
     pub(super) fn prefetch(&self, block: u32) {
         if let Some(block) = self.slab.get(block as usize) {
             prefetch_value(block);
-            prefetch_value(&block.links);
         }
     }
 

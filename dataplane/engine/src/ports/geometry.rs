@@ -57,6 +57,8 @@ pub(super) struct Geometry {
     pub(super) offered: u16,
     /// The first of those.
     offer_first: u16,
+    /// By word, ports that are given out without being asked for, as bits.
+    eligible: Vec<u64>,
 }
 
 impl Geometry {
@@ -81,7 +83,9 @@ impl Geometry {
             offer: [0; BLOCK_WORDS],
             offered: 0,
             offer_first: 0,
+            eligible: Vec::new(),
         };
+        geometry.eligible = (0..geometry.words).map(|word| geometry.eligible_of(word)).collect();
         for block in geometry.ranges..geometry.low() {
             if geometry.capacity(block) > 0
                 && let Some(offer) = geometry.offer.get_mut(usize::from(block / 64))
@@ -128,6 +132,10 @@ impl Geometry {
 
     /// Ports of a word that are given out without being asked for, as bits.
     pub(super) fn eligible(&self, word: u16) -> u64 {
+        self.eligible.get(usize::from(word)).copied().unwrap_or(0)
+    }
+
+    fn eligible_of(&self, word: u16) -> u64 {
         let Some(port) = port_of(word, self.worker, self.workers) else { return 0 };
         let from = self.first.saturating_sub(port);
         let to = self.last.saturating_sub(port).min(WORD - 1);

@@ -260,7 +260,7 @@ impl Ports {
         if let Some(inside) = inside
             && (wanted.is_none() || wanted == paired)
         {
-            match self.with_new_block(pool, inside, random) {
+            match self.with_new_block(known, pool, inside, random) {
                 Ok(number) => {
                     let head =
                         self.subscribers.record(number).and_then(|it| it.open.get(class.index()).copied());

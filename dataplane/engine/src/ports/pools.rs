@@ -152,6 +152,11 @@ impl Pools {
         self.addresses.get(address as usize).map(|address| address.pool)
     }
 
+    /// The pool of an address.
+    pub(super) fn of_address(&self, address: u32) -> Option<&PoolState> {
+        self.state(self.pool_of(address)?)
+    }
+
     /// Any address of a pool that has a block on offer.
     pub(super) fn any_open(&self, pool: PoolId, random: u64) -> Option<u32> {
         let open = &self.state(pool)?.open;

@@ -2,15 +2,16 @@
 
 use super::Class;
 use crate::index::Index;
-use crate::keyed::Keyed;
-use core::hash::BuildHasher;
+use crate::keyed::{Keyed, TupleHash};
 use turnpike_abi::PoolId;
 use turnpike_abi::flow::NONE;
 use turnpike_abi::table::PoolRecord;
-use turnpike_shm::memory::{Memory, prefetch_value};
+use turnpike_shm::memory::{Memory, prefetch_value, roomy};
 
 /// What a subscriber has in a pool. One external address for all of it (RFC 4787 REQ-2, RFC 6888 REQ-2).
+/// One cache line.
 #[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
 pub(crate) struct Subscriber {
     pub(super) inside: [u8; 4],
     pub(super) pool: PoolId,
@@ -28,6 +29,8 @@ pub(crate) struct Subscriber {
     /// Milliseconds when that was so.
     stamp: u32,
 }
+
+const _: () = assert!(size_of::<Subscriber>() == 64);
 
 impl Subscriber {
     pub(super) fn new(inside: [u8; 4], pool: PoolId, now_ms: u64) -> Self {
@@ -80,7 +83,7 @@ pub(super) struct Subscribers {
     free: Vec<u32>,
     capacity: usize,
     index: Index,
-    keyed: Keyed,
+    hash: TupleHash,
     /// Subscribers with a port in use.
     active: usize,
 }
@@ -92,17 +95,17 @@ impl Subscribers {
 
     pub(super) fn new(capacity: usize, keyed: Keyed, memory: &mut Memory) -> Option<Self> {
         Some(Self {
-            slab: Vec::with_capacity(capacity),
+            slab: roomy(capacity),
             free: Vec::with_capacity(capacity),
             capacity,
             index: Index::new(capacity, capacity, memory)?,
-            keyed,
+            hash: TupleHash::new(keyed),
             active: 0,
         })
     }
 
     fn hash(&self, inside: [u8; 4], pool: PoolId) -> u64 {
-        self.keyed.hash_one(u64::from(u32::from_be_bytes(inside)) << 16 | u64::from(pool.0))
+        self.hash.v4(u64::from(u32::from_be_bytes(inside)) << 32 | u64::from(pool.0), 0, 0)
     }
 
     pub(super) fn find(&self, inside: [u8; 4], pool: PoolId) -> Option<u32> {

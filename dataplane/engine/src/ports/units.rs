@@ -2,10 +2,15 @@
 //!
 //! The directory leads from (pool address, protocol, port) to the unit in one step, the unit to the port's entry in
 //! the next: no hash. Units are taken as ports are, from a slab that was sized at start.
+//!
+//! Most words have few ports in use: a unit is one cache line with room for the entries of 11 ports, and what is
+//! more lies in chunks of 15. The entries stand in the order of their ports, so the number of ports in use below one
+//! is the place of its entry.
 
 use super::Class;
 use turnpike_abi::WorkerId;
-use turnpike_shm::memory::prefetch_value;
+use turnpike_abi::flow::NONE;
+use turnpike_shm::memory::{prefetch_value, roomy};
 
 /// What a port stands for: an entry of a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,13 +56,45 @@ impl Entry {
     }
 }
 
-/// 64 ports of one protocol; which of them are in use stands in [`Units::used`].
-#[derive(Clone, Debug)]
+/// Entries in a unit itself, and in a chunk.
+const OWN: usize = 11;
+const MORE: usize = 15;
+
+/// 64 ports of one protocol.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
 pub(super) struct Unit {
+    /// Which are in use: [`Units::used`] says the same.
+    used: u64,
     pub(super) block: u32,
+    /// Its first chunk, or the next free unit, or [`NONE`].
+    more: u32,
     pub(super) word: u16,
     pub(super) class: u8,
-    entries: [u32; 64],
+    reserved: u8,
+    entries: [u32; OWN],
+}
+
+/// Entries that a unit has no room for.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+struct Chunk {
+    /// The next of the unit, or the next free one, or [`NONE`].
+    next: u32,
+    entries: [u32; MORE],
+}
+
+const _: () = assert!(size_of::<Unit>() == 64 && size_of::<Chunk>() == 64);
+
+impl Unit {
+    /// The place of a port's entry.
+    fn rank(&self, bit: u32) -> usize {
+        (self.used & ((1 << bit) - 1)).count_ones() as usize
+    }
+
+    fn has(&self, bit: u32) -> bool {
+        self.used >> bit & 1 == 1
+    }
 }
 
 /// A port as the unit's number and the bit in it.
@@ -66,7 +103,11 @@ pub(super) type Slot = u32;
 #[derive(Debug)]
 pub(super) struct Units {
     slab: Vec<Unit>,
-    free: Vec<u32>,
+    /// First of the free ones, or [`NONE`].
+    free: u32,
+    chunks: Vec<Chunk>,
+    free_chunks: u32,
+    /// Units there can be, and chunks: a unit needs its first with its twelfth port.
     capacity: usize,
     /// By address, class and word: unit plus one, 0 for none.
     directory: Vec<u32>,
@@ -79,8 +120,10 @@ pub(super) struct Units {
 impl Units {
     pub(super) fn new(capacity: usize, words: u16) -> Self {
         Self {
-            slab: Vec::with_capacity(capacity),
-            free: Vec::with_capacity(capacity),
+            slab: roomy(capacity),
+            free: NONE,
+            chunks: roomy(capacity),
+            free_chunks: NONE,
             capacity,
             directory: Vec::new(),
             used: Vec::new(),
@@ -101,6 +144,13 @@ impl Units {
         }
     }
 
+    /// Asks for the unit of a word.
+    pub(super) fn prefetch(&self, address: u32, class: Class, word: u16) {
+        if let Some(unit) = self.find(address, class, word).and_then(|unit| self.slab.get(unit as usize)) {
+            prefetch_value(unit);
+        }
+    }
+
     /// The unit of a word.
     pub(super) fn find(&self, address: u32, class: Class, word: u16) -> Option<u32> {
         self.directory.get(self.place(address, class, word))?.checked_sub(1)
@@ -118,11 +168,23 @@ impl Units {
     /// What a port stands for.
     pub(super) fn entry(&self, address: u32, class: Class, word: u16, bit: u32) -> Entry {
         let unit = self.find(address, class, word).and_then(|unit| self.slab.get(unit as usize));
-        unit.and_then(|unit| unit.entries.get(bit as usize))
-            .map_or(Entry::Free, |entry| Entry::decode(*entry))
+        let Some(unit) = unit.filter(|unit| unit.has(bit)) else { return Entry::Free };
+        self.at(unit, unit.rank(bit)).map_or(Entry::Free, Entry::decode)
     }
 
-    /// Takes a free port for `entry`. `None` if there is no room for its unit.
+    /// The entry of a unit at a place.
+    fn at(&self, unit: &Unit, rank: usize) -> Option<u32> {
+        let Some(mut rank) = rank.checked_sub(OWN) else { return unit.entries.get(rank).copied() };
+        let mut chunk = self.chunks.get(unit.more as usize)?;
+        while rank >= MORE {
+            chunk = self.chunks.get(chunk.next as usize)?;
+            rank -= MORE;
+        }
+        chunk.entries.get(rank).copied()
+    }
+
+    /// Takes a free port for `entry`. Returns the ports of the word in use now. `None` if there is no room for its
+    /// unit.
     pub(super) fn take(
         &mut self,
         block: u32,
@@ -130,55 +192,138 @@ impl Units {
         class: Class,
         (word, bit): (u16, u32),
         entry: Entry,
-    ) -> Option<Slot> {
-        let number = match self.find(address, class, word) {
-            Some(number) => number,
-            None => self.file(Unit { block, word, class: class.index() as u8, entries: [0; 64] }, address)?,
-        };
+    ) -> Option<u64> {
         let place = self.place(address, class, word);
-        *self.used.get_mut(place)? |= 1 << bit;
+        let number = match self.directory.get(place)?.checked_sub(1) {
+            Some(number) => number,
+            None => self.file(block, class, word, place)?,
+        };
         let unit = self.slab.get_mut(number as usize)?;
-        *unit.entries.get_mut(bit as usize)? = entry.encode();
-        Some(number * 64 + bit)
+        let (rank, had) = (unit.rank(bit), unit.used.count_ones() as usize);
+        if had >= OWN && (had - OWN).is_multiple_of(MORE) {
+            let chunk = take_chunk(&mut self.chunks, &mut self.free_chunks, self.capacity)?;
+            *last_of(&mut unit.more, &mut self.chunks)? = chunk;
+        }
+        unit.used |= 1 << bit;
+        *self.used.get_mut(place)? = unit.used;
+        // From its place on, each entry moves to the next.
+        let mut carried = entry.encode();
+        let own = unit.entries.get_mut(rank..=had.min(OWN - 1)).unwrap_or_default();
+        own.iter_mut().for_each(|entry| core::mem::swap(entry, &mut carried));
+        if had >= OWN {
+            let (mut next, mut skip, mut left) = (unit.more, rank.saturating_sub(OWN), had + 1 - OWN);
+            while left > 0 {
+                let chunk = self.chunks.get_mut(next as usize)?;
+                let here = left.min(MORE);
+                let moving = chunk.entries.get_mut(skip.min(here)..here).unwrap_or_default();
+                moving.iter_mut().for_each(|entry| core::mem::swap(entry, &mut carried));
+                (next, skip, left) = (chunk.next, skip.saturating_sub(MORE), left - here);
+            }
+        }
+        Some(unit.used)
     }
 
-    fn file(&mut self, unit: Unit, address: u32) -> Option<u32> {
-        let class = Class::of_index(unit.class)?;
-        let place = self.place(address, class, unit.word);
+    /// A unit without ports, for a word that has none.
+    fn file(&mut self, block: u32, class: Class, word: u16, place: usize) -> Option<u32> {
+        let class = class.index() as u8;
+        let unit = Unit { used: 0, block, more: NONE, word, class, reserved: 0, entries: [0; OWN] };
         let directory = self.directory.get_mut(place)?;
-        let number = match self.free.pop() {
-            Some(number) => {
-                *self.slab.get_mut(number as usize)? = unit;
-                number
-            }
-            None if self.slab.len() < self.capacity => {
-                self.slab.push(unit);
-                (self.slab.len() - 1) as u32
-            }
-            None => return None,
+        let number = if let Some(free) = self.slab.get_mut(self.free as usize) {
+            let number = core::mem::replace(&mut self.free, free.more);
+            *free = unit;
+            number
+        } else if self.slab.len() < self.capacity {
+            self.slab.push(unit);
+            (self.slab.len() - 1) as u32
+        } else {
+            return None;
         };
         *directory = number + 1;
         Some(number)
     }
 
+    /// Gives a unit back, and what chunks it has.
+    fn unfile(&mut self, number: u32) {
+        let Some(unit) = self.slab.get_mut(number as usize) else { return };
+        unit.used = 0;
+        let mut chunk = core::mem::replace(&mut unit.more, self.free);
+        self.free = number;
+        while let Some(free) = self.chunks.get_mut(chunk as usize) {
+            let next = core::mem::replace(&mut free.next, self.free_chunks);
+            self.free_chunks = chunk;
+            chunk = next;
+        }
+    }
+
     /// Frees a port in use.
     pub(super) fn free(&mut self, address: u32, slot: Slot) {
-        let number = slot / 64;
-        let Some(unit) = self.slab.get_mut(number as usize) else { return };
-        if let Some(entry) = unit.entries.get_mut(slot as usize % 64) {
-            *entry = 0;
-        }
-        let word = unit.word;
+        let (number, bit) = (slot / 64, slot % 64);
+        let Some(unit) = self.slab.get(number as usize).filter(|unit| unit.has(bit)) else { return };
         let Some(class) = Class::of_index(unit.class) else { return };
-        let place = self.place(address, class, word);
-        let Some(used) = self.used.get_mut(place) else { return };
-        *used &= !(1 << (slot % 64));
-        if *used == 0 {
-            if let Some(directory) = self.directory.get_mut(place) {
-                *directory = 0;
-            }
-            self.free.push(number);
+        let place = self.place(address, class, unit.word);
+        let used = unit.used & !(1 << bit);
+        if let Some(word) = self.used.get_mut(place) {
+            *word = used;
         }
+        if used != 0 {
+            self.take_out(number, bit);
+            return;
+        }
+        if let Some(directory) = self.directory.get_mut(place) {
+            *directory = 0;
+        }
+        self.unfile(number);
+    }
+
+    /// Takes the entry of a port in use out of its unit: each behind it moves to the one before.
+    fn take_out(&mut self, number: u32, bit: u32) -> Option<()> {
+        let unit = self.slab.get_mut(number as usize)?;
+        let (rank, left) = (unit.rank(bit), unit.used.count_ones() as usize - 1);
+        unit.used &= !(1 << bit);
+        if rank < OWN {
+            unit.entries.copy_within(rank + 1.., rank);
+        }
+        if left < OWN {
+            return Some(());
+        }
+        if rank < OWN {
+            let first = *self.chunks.get(unit.more as usize)?.entries.first()?;
+            *unit.entries.last_mut()? = first;
+        }
+        let (mut at, mut from) = (unit.more, rank.saturating_sub(OWN));
+        let mut behind = OWN;
+        while let Some(&Chunk { next, .. }) = self.chunks.get(at as usize) {
+            let first = self.chunks.get(next as usize).and_then(|next| next.entries.first()).copied();
+            let chunk = self.chunks.get_mut(at as usize)?;
+            if from < MORE {
+                chunk.entries.copy_within(from + 1.., from);
+                *chunk.entries.last_mut()? = first.unwrap_or(0);
+            }
+            behind += MORE;
+            (at, from) = (next, from.saturating_sub(MORE));
+            // The one that is empty now is the last.
+            if left <= behind {
+                break;
+            }
+        }
+        if (left - OWN).is_multiple_of(MORE) {
+            self.drop_last_chunk(number);
+        }
+        Some(())
+    }
+
+    fn drop_last_chunk(&mut self, number: u32) -> Option<()> {
+        let first = self.slab.get(number as usize)?.more;
+        let (mut before, mut last) = (NONE, first);
+        while self.chunks.get(last as usize)?.next != NONE {
+            (before, last) = (last, self.chunks.get(last as usize)?.next);
+        }
+        match self.chunks.get_mut(before as usize) {
+            Some(before) => before.next = NONE,
+            None => self.slab.get_mut(number as usize)?.more = NONE,
+        }
+        self.chunks.get_mut(last as usize)?.next = core::mem::replace(&mut self.free_chunks, last);
+        Some(())
     }
 
     /// Writes another entry to a port in use.
@@ -193,14 +338,28 @@ impl Units {
 
     /// The next in the chain.
     pub(super) fn chained(&self, slot: Slot) -> u32 {
-        let entry = self.unit(slot).and_then(|unit| unit.entries.get(slot as usize % 64));
-        entry.filter(|entry| **entry & COOLING != 0).map_or(END, |entry| entry & !COOLING)
+        let unit = self.unit(slot).filter(|unit| unit.has(slot % 64));
+        let entry = unit.and_then(|unit| self.at(unit, unit.rank(slot % 64)));
+        entry.filter(|entry| entry & COOLING != 0).map_or(END, |entry| entry & !COOLING)
     }
 
     fn write(&mut self, slot: Slot, value: u32) {
-        let unit = self.slab.get_mut(slot as usize / 64);
-        if let Some(entry) = unit.and_then(|unit| unit.entries.get_mut(slot as usize % 64)) {
-            *entry = value;
+        let Some(unit) = self.slab.get_mut(slot as usize / 64).filter(|unit| unit.has(slot % 64)) else {
+            return;
+        };
+        let rank = unit.rank(slot % 64);
+        let place = match rank.checked_sub(OWN) {
+            None => unit.entries.get_mut(rank),
+            Some(rank) => {
+                let mut chunk = unit.more;
+                for _ in 0..rank / MORE {
+                    chunk = self.chunks.get(chunk as usize).map_or(NONE, |chunk| chunk.next);
+                }
+                self.chunks.get_mut(chunk as usize).and_then(|chunk| chunk.entries.get_mut(rank % MORE))
+            }
+        };
+        if let Some(place) = place {
+            *place = value;
         }
     }
 
@@ -221,10 +380,10 @@ impl Units {
                     && unit != 0
                 {
                     *place = unit;
-                    let entries = self.slab.get(unit as usize - 1).map_or(&[0; 64], |unit| &unit.entries);
-                    let bits = entries.iter().rev().fold(0, |bits, &entry| bits << 1 | u64::from(entry != 0));
-                    if let Some(used) = self.used.get_mut(is) {
-                        *used = bits;
+                    if let (Some(unit), Some(used)) =
+                        (self.slab.get(unit as usize - 1), self.used.get_mut(is))
+                    {
+                        *used = unit.used;
                     }
                 }
             }
@@ -239,14 +398,112 @@ impl Units {
             for word in words.clone() {
                 let number = old.get(self.place(from, class, word)).and_then(|unit| unit.checked_sub(1));
                 let Some(number) = number else { continue };
-                if let Some(unit) = self.slab.get_mut(number as usize) {
-                    held +=
-                        unit.entries.iter().filter(|entry| (HELD..COOLING).contains(*entry)).count() as u32;
-                    unit.entries = [0; 64];
+                if let Some(unit) = self.slab.get(number as usize) {
+                    let entries = (0..unit.used.count_ones() as usize).filter_map(|at| self.at(unit, at));
+                    held += entries.filter(|entry| (HELD..COOLING).contains(entry)).count() as u32;
                 }
-                self.free.push(number);
+                self.unfile(number);
             }
         }
         held
+    }
+}
+
+fn take_chunk(chunks: &mut Vec<Chunk>, free: &mut u32, capacity: usize) -> Option<u32> {
+    if let Some(chunk) = chunks.get_mut(*free as usize) {
+        return Some(core::mem::replace(free, core::mem::replace(&mut chunk.next, NONE)));
+    }
+    (chunks.len() < capacity).then(|| {
+        chunks.push(Chunk { next: NONE, entries: [0; MORE] });
+        (chunks.len() - 1) as u32
+    })
+}
+
+/// Where the number of another chunk behind those from `first` on belongs.
+fn last_of<'a>(first: &'a mut u32, chunks: &'a mut [Chunk]) -> Option<&'a mut u32> {
+    let mut last = *first;
+    if last == NONE {
+        return Some(first);
+    }
+    loop {
+        match chunks.get(last as usize)?.next {
+            NONE => return chunks.get_mut(last as usize).map(|chunk| &mut chunk.next),
+            next => last = next,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    const WORDS: u16 = 2;
+
+    fn entry(number: u32) -> Entry {
+        match number % 8 {
+            0 => Entry::Held,
+            1 => Entry::Leased(WorkerId(number as u8)),
+            _ => Entry::Bound(number),
+        }
+    }
+
+    proptest! {
+        /// Against a map: sparse and full words, cooling ports among the others.
+        #[test]
+        fn each_port_keeps_its_entry(
+            steps in prop::collection::vec((0..WORDS, 0u32..64, 0u8..8), 0..600), sparse: bool,
+        ) {
+            let mut units = Units::new(usize::from(WORDS) * 4, WORDS);
+            units.renew(1);
+            let mut oracle = BTreeMap::new();
+            for (number, (word, bit, step)) in (0u32..).zip(steps) {
+                let key = (word, bit);
+                let slot = units.find(0, Class::Udp, word).map(|unit| unit * 64 + bit);
+                match (oracle.get(&key).copied(), slot) {
+                    (None, _) if step < if sparse { 2 } else { 6 } => {
+                        let used = units.take(9, 0, Class::Udp, key, entry(number)).unwrap();
+                        prop_assert_eq!(used, units.used(0, Class::Udp, word));
+                        oracle.insert(key, (entry(number), END));
+                    }
+                    (Some(_), Some(slot)) if step < 4 => {
+                        units.free(0, slot);
+                        oracle.remove(&key);
+                    }
+                    (Some(_), Some(slot)) if step < 6 => {
+                        units.chain(slot, number);
+                        oracle.insert(key, (Entry::Cooling, number));
+                    }
+                    (Some(_), Some(slot)) => {
+                        units.set(slot, entry(number));
+                        oracle.insert(key, (entry(number), END));
+                    }
+                    _ => {}
+                }
+                for (word, bit) in (0..WORDS).flat_map(|word| (0..64).map(move |bit| (word, bit))) {
+                    let (wanted, next) = oracle.get(&(word, bit)).copied().unwrap_or((Entry::Free, END));
+                    prop_assert_eq!(units.entry(0, Class::Udp, word, bit), wanted);
+                    let slot = units.find(0, Class::Udp, word).map(|unit| unit * 64 + bit);
+                    prop_assert_eq!(slot.map_or(END, |slot| units.chained(slot)), next);
+                }
+            }
+            // Everything is given back.
+            for (word, bit) in oracle.into_keys() {
+                let unit = units.find(0, Class::Udp, word).unwrap();
+                units.free(0, unit * 64 + bit);
+            }
+            prop_assert_eq!(free_of(units.free, |at| units.slab[at].more), units.slab.len());
+            prop_assert_eq!(free_of(units.free_chunks, |at| units.chunks[at].next), units.chunks.len());
+            prop_assert_eq!(&units.used, &vec![0; Class::COUNT * usize::from(WORDS)]);
+        }
+    }
+
+    /// The length of a list.
+    fn free_of(first: u32, next: impl Fn(usize) -> u32) -> usize {
+        core::iter::successors((first != NONE).then_some(first), |&at| {
+            Some(next(at as usize)).filter(|&next| next != NONE)
+        })
+        .count()
     }
 }
