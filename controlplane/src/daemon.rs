@@ -196,6 +196,7 @@ impl Daemon {
                 Some(question) = inputs.questions.recv() => self.pcp_question(question),
                 Some(epoch) = inputs.epochs.recv() => self.journal.pcp_epoch(epoch),
                 Some(order) = inputs.orders.recv() => self.take_orders(order, &mut inputs.orders),
+                () = tokio::task::yield_now(), if self.has_line() => self.begin_requests(),
                 () = tokio::task::yield_now(), if self.is_eager() => self.exchange(),
                 Some(attachment) = inputs.attached.recv() => self.attach(attachment),
                 notice = notice(self.dataplane.as_ref()) => match notice {
@@ -235,6 +236,7 @@ impl Daemon {
                 Err(_) => break,
             }
         }
+        self.begin_requests();
     }
 
     fn is_eager(&self) -> bool {

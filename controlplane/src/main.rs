@@ -8,7 +8,7 @@
 //! | `kernel`, `netlink`, `mirror`, `resolve` | what the kernel knows of routes and neighbours, and makes it look |
 //! | `pinholes`, `journal` | the policy engine's requests and effects; what survives a restart |
 //! | `audit`, `natlog`, `lines` | who opened what; who had which external ports; the threads that write it |
-//! | `simco` | the SIMCO server as the configuration wants it |
+//! | `simco`, `descriptors` | the SIMCO server as the configuration wants it, and the descriptors that takes |
 //! | `api`, `answers`, `walk` | the CLI's socket and its answers |
 //! | `reading`, `facts`, `metrics` | counters in shared memory, rates, the exporter |
 #![forbid(unsafe_code)]
@@ -20,6 +20,7 @@ mod attach;
 mod audit;
 mod clock;
 mod daemon;
+mod descriptors;
 mod facts;
 mod firewall;
 mod flows;
@@ -60,7 +61,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
 use turnpike_gateway::Gateway;
-use turnpike_policy::{Engine, Refusal};
+use turnpike_policy::{Engine, Front, Refusal};
 
 /// Exit code of a wrong configuration.
 const CONFIG_INVALID: u8 = 7;
@@ -134,11 +135,14 @@ async fn serve(running: Running) -> Result<(), Failure> {
             "running as root, which is not needed: any user that dataplane.control_user names will do"
         );
     }
+    descriptors::raise(&running.config);
     let clock = Clock::start();
     let (written_sender, written) = mpsc::unbounded_channel();
     let (journal, contents) = Journal::open(&running.config.control.state, written_sender)?;
     let pcp_epoch = contents.pcp_epoch;
-    let kept = contents.rules.clone();
+    // The hosts' own: PCP knows them again by what they say.
+    let own = |rule: &&turnpike_policy::Rule| matches!(rule.owner.front, Front::Pcp | Front::NatPmp);
+    let kept = contents.rules.iter().filter(own).cloned().collect();
     let policy = restore(contents)?;
     let audit = audit_log(&running);
 

@@ -9,7 +9,7 @@ use crate::journal::Written;
 use crate::pinholes::error_of;
 use crate::rules;
 use hashbrown::HashMap;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use tokio::sync::{mpsc, oneshot};
 use turnpike_abi::command::Slot;
 use turnpike_abi::event::{PinholeClosed, PinholeLocked};
@@ -49,9 +49,25 @@ pub struct OpenSession {
     pub opened_ms: u64,
 }
 
+/// Requests of a session begun before the next session has its turn: a session that sends many holds up those of
+/// others by so many.
+const SHARE: usize = 4;
+/// Sessions that have their turn before effects are carried out.
+const TURNS: usize = 64;
+
+/// Requests of sessions that are not begun yet.
+#[derive(Debug, Default)]
+struct Line {
+    /// By session, in the order they came.
+    requests: HashMap<SessionId, VecDeque<(Requester, Request, Addressee)>>,
+    /// Sessions that have any, in the order of their turns.
+    turns: VecDeque<SessionId>,
+}
+
 /// Those who wait, and those who listen.
 #[derive(Debug, Default)]
 pub struct Midcom {
+    line: Line,
     waiting: HashMap<TransactionId, (TransactionKey, Waiter)>,
     next_transaction: u64,
     /// Open sessions.
@@ -86,11 +102,40 @@ impl Daemon {
                     tracing::debug!("the asker is gone");
                 }
             }
-            Order::Call { by, request, to } => {
-                // Requests of a session that is over are not begun (RFC 5189 2.2.2, 2.2.3).
-                if by.session.is_none_or(|session| self.policy.has_session(session)) {
-                    self.submit(&by, request, Waiter::Gateway(to));
+            Order::Call { by, request, to } => match by.session {
+                Some(session) => {
+                    let requests = self.midcom.line.requests.entry(session).or_default();
+                    if requests.is_empty() {
+                        self.midcom.line.turns.push_back(session);
+                    }
+                    requests.push_back((by, request, to));
                 }
+                None => self.submit(&by, request, Waiter::Gateway(to)),
+            },
+        }
+    }
+
+    /// Whether requests wait for their turn.
+    pub(crate) fn has_line(&self) -> bool {
+        !self.midcom.line.turns.is_empty()
+    }
+
+    /// Begins requests, a few of each session in turn.
+    pub(crate) fn begin_requests(&mut self) {
+        for _ in 0..TURNS.min(self.midcom.line.turns.len()) {
+            let Some(session) = self.midcom.line.turns.pop_front() else { return };
+            let Some(mut requests) = self.midcom.line.requests.remove(&session) else { continue };
+            // Requests of a session that is over are not begun (RFC 5189 2.2.2, 2.2.3).
+            if !self.policy.has_session(session) {
+                continue;
+            }
+            for _ in 0..SHARE {
+                let Some((by, request, to)) = requests.pop_front() else { break };
+                self.submit(&by, request, Waiter::Gateway(to));
+            }
+            if !requests.is_empty() {
+                self.midcom.line.requests.insert(session, requests);
+                self.midcom.line.turns.push_back(session);
             }
         }
     }

@@ -20,6 +20,8 @@ use turnpike_simco::{
 
 /// Octets of a read.
 const READ: usize = 4096;
+/// Requests of a read that are taken before other connections have their turn.
+const SHARE: usize = 8;
 /// After the last message, so long may the agent take to read it before the connection is reset.
 const LINGER: Duration = Duration::from_secs(2);
 /// Octets that are thrown away meanwhile.
@@ -197,7 +199,7 @@ impl Connection {
         let settings = Arc::clone(&self.settings);
         let inner = Arc::clone(&self.inner);
         let known = Known { settings: &settings, random: &inner.random };
-        let mut follows = None;
+        let (mut follows, mut asked) = (None, 0);
         while let Some(event) = follows.take().or_else(|| session.event(self.now(), &inner.ids, &known)) {
             match event {
                 Event::Authorize { agent, open } => {
@@ -209,7 +211,13 @@ impl Connection {
                     Counters::add(&inner.guard.counters.sessions);
                     tracing::info!(peer = %self.peer, agent, security = self.security, "SIMCO session open");
                 }
-                Event::Request { tid, request } => self.ask(session, tid, &request).await,
+                Event::Request { tid, request } => {
+                    self.ask(session, tid, &request).await;
+                    asked += 1;
+                    if asked % SHARE == 0 {
+                        tokio::task::yield_now().await;
+                    }
+                }
                 Event::Refused { failure, claimed } => self.refused(failure, claimed.as_deref()),
                 Event::Closed(why) => {
                     if matches!(why, Closed::TooLong(_) | Closed::Stalled) {

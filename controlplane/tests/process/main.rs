@@ -2,6 +2,7 @@
 
 mod daemon;
 mod firewall;
+mod hostile;
 mod kernel;
 mod log;
 mod rules;
