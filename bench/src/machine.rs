@@ -2,6 +2,7 @@
 
 use crate::clock;
 use crate::report::Table;
+use std::time::Duration;
 use turnpike_shm::memory::Memory;
 
 /// The processors to use: `wanted`, or the last one first (the first is where everybody else runs).
@@ -59,6 +60,21 @@ fn line_of(path: &str, key: &str) -> Option<String> {
 fn kilobytes(path: &str, key: &str) -> u64 {
     let text = line_of(path, key).unwrap_or_default();
     text.split_whitespace().next().and_then(|number| number.parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+/// Memory of a process in bytes, on ordinary pages; 0 if there is none.
+pub fn resident(process: u32) -> u64 {
+    kilobytes(&format!("/proc/{process}/status"), "VmRSS")
+}
+
+/// Processor time that a process has used, to a hundredth of a second; none if there is no such process.
+pub fn processor_time(process: u32) -> Duration {
+    let text = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    // Behind the name, which may have spaces in it: utime and stime are the 14th and 15th field (proc(5)).
+    let fields = text.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let ticks: u64 =
+        fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    Duration::from_millis(ticks * 10)
 }
 
 /// Memory of this process in bytes.

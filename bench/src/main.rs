@@ -12,6 +12,7 @@ mod instructions;
 mod limit;
 mod machine;
 mod memory;
+mod midcom;
 mod napt;
 mod options;
 mod ports;
@@ -73,7 +74,9 @@ enum Command {
     Instructions(instructions::Options),
     /// The real processes, port to port, beside testpmd and the kernel. Needs root and two processors.
     System(system::Options),
-    /// Everything but `system`, as the tables of the README.
+    /// Pinholes over SIMCO: rate, latency, memory and restart of the real control plane. Needs two processors.
+    Midcom(midcom::Options),
+    /// Everything but `system` and `midcom`, as the tables of the README.
     All(all::Options),
 }
 
@@ -94,6 +97,7 @@ fn main() -> ExitCode {
         Command::Flood(options) => flood::run(options, &mut report),
         Command::Instructions(options) => instructions::run(options, &mut report),
         Command::System(options) => system::run(options, &mut report),
+        Command::Midcom(options) => midcom::run(options, &cpus, &mut report),
         Command::All(options) => all::run(options, &cpus, &mut report),
     });
     match done {

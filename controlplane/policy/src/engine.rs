@@ -32,6 +32,8 @@ pub struct Engine {
     pub(crate) sessions: Sessions,
     pub(crate) tickets: HashMap<Ticket, After>,
     pub(crate) tokens: HashMap<Token, RuleId>,
+    /// Rules that wait to be installed in a new dataplane.
+    pub(crate) to_start: VecDeque<RuleId>,
     pub(crate) batches: HashMap<u64, Batch>,
     /// Uses of permits, until they expire.
     pub(crate) permits: HashMap<[u8; 16], (u32, Time)>,
@@ -66,6 +68,7 @@ impl Engine {
             sessions: Sessions::default(),
             tickets: HashMap::new(),
             tokens: HashMap::new(),
+            to_start: VecDeque::new(),
             batches: HashMap::new(),
             permits: HashMap::new(),
             under_way: 0,

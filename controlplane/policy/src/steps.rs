@@ -8,6 +8,7 @@ use crate::refusal::Refusal;
 use crate::rule::{Action, Ended, Event, Grant, Rule, RuleId, State};
 use crate::transaction::{Ending, Reply};
 use crate::tuple::{Lifetime, Time, Tuple};
+use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 use turnpike_abi::WorkerId;
 use turnpike_abi::command::PortLease;
@@ -15,6 +16,8 @@ use turnpike_abi::event::{Ack, AckResult};
 
 /// Milliseconds until a suspended rule, or the journal, is tried again.
 pub(crate) const RETRY: u64 = 5_000;
+/// Commands under way up to which rules are installed after an attachment.
+const REPLAY: usize = 4096;
 /// Other ports asked for when a worker gave one that belongs to a rule which is not installed yet.
 const TRIES: u8 = 8;
 
@@ -264,8 +267,18 @@ impl Engine {
     /// Everything the workers have was reported by [`Engine::found`], [`Engine::found_reservation`] and
     /// [`Engine::found_lease`]: what is missing is installed.
     pub fn walked(&mut self, now: Time) {
-        for id in self.in_order(Self::waits) {
-            self.start(id, now);
+        self.to_start = self.in_order(Self::waits).into();
+        self.start_some(now);
+    }
+
+    /// Installs rules that wait for it, oldest first, and no more at once than the workers have in hand soon: a million
+    /// orders would take more memory than the rules.
+    fn start_some(&mut self, now: Time) {
+        while self.tokens.len() < REPLAY {
+            let Some(id) = self.to_start.pop_front() else { return };
+            if self.entries.get(&id).is_some_and(|entry| entry.stage == Stage::Waiting) {
+                self.start(id, now);
+            }
         }
     }
 
@@ -273,6 +286,7 @@ impl Engine {
     pub fn detached(&mut self, now: Time) {
         self.workers = None;
         self.tokens.clear();
+        self.to_start = VecDeque::new();
         self.leftovers.clear();
         let under_way = self.in_order(|entry| entry.stage != Stage::Waiting);
         for &id in &under_way {
@@ -357,6 +371,7 @@ impl Engine {
     /// A worker answered the command of `token`.
     pub fn answer(&mut self, token: Token, ack: Ack, now: Time) {
         let Some(id) = self.tokens.remove(&token) else { return };
+        self.start_some(now);
         if self.leftover_answered(token, ack, now) {
             return;
         }
