@@ -100,13 +100,15 @@ impl Capabilities {
         reader.u16()?;
         let max_lifetime = reader.u32()?;
         reader.end()?;
+        // The flags of translation mean nothing without that of a NAT (section 4.3.3).
+        let nat = kind & 0x40 != 0;
         Ok(Self {
             firewall: kind & 0x80 != 0,
-            nat: kind & 0x40 != 0,
+            nat,
             disable: kind & 0x10 != 0,
-            port_translation: kind & 0x01 != 0,
-            protocol_translation: kind & 0x02 != 0,
-            twice_nat: kind & 0x04 != 0,
+            port_translation: nat && kind & 0x01 != 0,
+            protocol_translation: nat && kind & 0x02 != 0,
+            twice_nat: nat && kind & 0x04 != 0,
             internal_wildcard: flags & 0x80 != 0,
             external_wildcard: flags & 0x40 != 0,
             port_wildcard: flags & 0x20 != 0,

@@ -357,6 +357,19 @@ proptest! {
     }
 }
 
+/// Inputs that the fuzzer found worth keeping.
+#[test]
+fn the_corpus() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/any_ops");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).expect("the corpus") {
+        let (workers, ops) = of_bytes(&std::fs::read(entry.unwrap().path()).unwrap());
+        run(workers, &ops);
+        count += 1;
+    }
+    assert!(count > 0, "the corpus is empty");
+}
+
 /// The generator reaches what is worth it.
 #[test]
 fn the_interesting_cases_happen() {
