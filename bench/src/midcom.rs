@@ -158,7 +158,7 @@ impl<'a> Bench<'a> {
         let watch = Rc::clone(&watched);
         let granted = move |number: u32, outside| {
             // From all over the table.
-            if number % 997 == 0 && watch.borrow().len() < WATCHED {
+            if number.is_multiple_of(997) && watch.borrow().len() < WATCHED {
                 watch.borrow_mut().push(outside);
             }
         };
@@ -166,7 +166,7 @@ impl<'a> Bench<'a> {
         let resident = machine::resident(process.id());
         let rules = self.next.get();
         lines.clear();
-        self.restarts(process, rules, resident, &watched.borrow(), report).await
+        self.restarts(process, rules, resident, &watched.take(), report).await
     }
 
     /// Waits for what the worker counts, from the last time it was taken.

@@ -41,3 +41,15 @@ proptest! {
         prop_assert_eq!(world.server.mappings(), world.policy.rules.len());
     }
 }
+
+/// Inputs that the fuzzer found worth keeping.
+#[test]
+fn the_corpus() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/datagrams");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).expect("the corpus") {
+        any_bytes::run(&std::fs::read(entry.unwrap().path()).unwrap());
+        count += 1;
+    }
+    assert!(count > 0, "the corpus is empty");
+}
