@@ -30,6 +30,14 @@ pub enum SimcoError {
         /// Why.
         source: std::io::Error,
     },
+    /// The key of authorization tokens cannot be read.
+    #[error("simco.token_key: {}: {source}", path.display())]
+    TokenKey {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// An address cannot be listened at.
     #[error("cannot listen at {at}: {source}; see simco.listen")]
     Listen {
@@ -68,6 +76,13 @@ fn settings(config: &Config) -> Result<Settings, SimcoError> {
             keys.insert(agent.name.clone(), key);
         }
     }
+    let token_key = match &simco.token_key {
+        Some(path) => {
+            let wrong = |source| SimcoError::TokenKey { path: path.clone(), source };
+            Some(turnpike_midcom::read_key(path).map_err(wrong)?)
+        }
+        None => None,
+    };
     let seconds = |seconds: u32| Duration::from_secs(seconds.into());
     Ok(Settings {
         middlebox: simco.id.clone(),
@@ -90,6 +105,7 @@ fn settings(config: &Config) -> Result<Settings, SimcoError> {
             period: seconds(simco.period),
         },
         lenient_nat_mode: simco.lenient_nat_mode,
+        token_key,
     })
 }
 

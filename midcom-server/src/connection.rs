@@ -2,17 +2,18 @@
 
 use crate::certificate::names;
 use crate::guard::{Counters, HalfOpen};
+use crate::permit::{self, Permit, Time};
 use crate::server::{Inner, Known, Settings};
 use crate::translate::{self, Asked, Reading};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::timeout;
 use turnpike_gateway::{Said, SessionAbout, SessionCounters};
-use turnpike_policy::{Agent, Event as Happened, Front, Refusal, SessionEnd};
+use turnpike_policy::{Agent, Event as Happened, Front, Refusal, Requester, SessionEnd};
 use turnpike_simco::{
     Capabilities, Closed, Established, Event, Failure, Notification, Refused, RuleRequest, Session,
     Underlying,
@@ -141,7 +142,8 @@ impl Connection {
             Transport::ClearText => Underlying::Challenge,
             Transport::Insufficient => Underlying::Insufficient,
         };
-        let extensions = self.settings.session.extensions.and(translate::SUPPORTED);
+        let supported = translate::supported(self.settings.token_key.is_some());
+        let extensions = self.settings.session.extensions.and(supported);
         let session = turnpike_simco::Settings { extensions, ..self.settings.session.clone() };
         let mut session = Session::new(session, underlying, self.now());
         let mut octets = vec![0; READ];
@@ -269,15 +271,33 @@ impl Connection {
         Ok(established)
     }
 
+    /// What the request's token permits, if it has one.
+    fn permit(&self, request: &RuleRequest) -> Result<Option<Permit>, Refused> {
+        let (Some(token), Some(key)) = (translate::token(request), &self.settings.token_key) else {
+            return Ok(None);
+        };
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = Time(u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+        permit::open(token, key, now).map(Some).map_err(|why| {
+            tracing::info!(peer = %self.peer, "SIMCO request refused: {why}");
+            Refused { reason: Some(why.to_string()), ..Refused::from(Failure::NotAuthorized) }
+        })
+    }
+
     async fn ask(&mut self, session: &mut Session, tid: u32, request: &RuleRequest) {
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
         let reading = Reading { lenient_nat_mode: self.settings.lenient_nat_mode };
-        let refused = match (translate::request(request, &self.middlebox, reading), &self.gateway) {
-            (Ok((request, asked)), Some(gateway)) => {
+        let permit = self.permit(request);
+        let translated = permit.and_then(|permit| {
+            let (request, asked) = translate::request(request, &self.middlebox, reading)?;
+            Ok((request, asked, permit))
+        });
+        let refused = match (translated, &self.gateway) {
+            (Ok((request, asked, permit)), Some(gateway)) => {
                 let transaction = self.next;
                 self.next = self.next.wrapping_add(1);
                 self.asked.insert(transaction, (tid, asked));
-                let by = gateway.requester().from_host(self.peer.ip());
+                let by = Requester { permit, ..gateway.requester().from_host(self.peer.ip()) };
                 match gateway.call(by, transaction, request).await {
                     Ok(()) => return,
                     Err(refusal) => {
@@ -287,7 +307,7 @@ impl Connection {
                 }
             }
             (Ok(_), None) => Refused::from(Failure::ConfigurationFailed),
-            (Err(failure), _) => Refused::from(failure),
+            (Err(refused), _) => refused,
         };
         self.counters.refused.fetch_add(1, Ordering::Relaxed);
         session.answer(tid, Err(refused), self.now());

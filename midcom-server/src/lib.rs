@@ -5,6 +5,7 @@
 //! | [`Server`], `connection` | listener, TLS 1.2 and 1.3 with certificates of both sides, sessions |
 //! | `guard` | bounds on connections, a rest for sources that fail to authenticate |
 //! | `translate` | SIMCO's requests in the policy engine's words, and its answers in SIMCO's |
+//! | [`permit`] | authorization tokens: made for hosts, and verified |
 //! | [`agent`] | a session from the other side: reconnects, and learns anew what it has |
 //! | [`certificate`] | who a certificate says its holder is |
 //!
@@ -15,6 +16,7 @@ pub mod agent;
 pub mod certificate;
 mod connection;
 mod guard;
+pub mod permit;
 mod server;
 mod translate;
 

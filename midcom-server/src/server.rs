@@ -40,6 +40,8 @@ pub struct Settings {
     pub limits: Limits,
     /// "twice" on a box without twice-NAT reserves A2 alone (RFC 5189 2.3.8), and is not refused (RFC 4540 8.2.3).
     pub lenient_nat_mode: bool,
+    /// What authorization tokens are sealed with ([`crate::permit`]); none: tokens are not in use.
+    pub token_key: Option<Vec<u8>>,
 }
 
 impl Default for Settings {
@@ -52,6 +54,7 @@ impl Default for Settings {
             session: turnpike_simco::Settings::default(),
             limits: Limits::default(),
             lenient_nat_mode: false,
+            token_key: None,
         }
     }
 }

@@ -9,9 +9,23 @@ use turnpike_simco::{
     Wildcards, checks, has_ports,
 };
 
-/// The extensions the server carries out. It has no rules of interfaces, and verifies no authorization tokens.
-pub(crate) const SUPPORTED: Extensions =
-    Extensions::ALL.without(Extensions::TOKEN.or(Extensions::INTERFACES));
+/// The extensions the server carries out: it has no rules of interfaces, and reads authorization tokens if it has
+/// their key.
+pub(crate) fn supported(tokens: bool) -> Extensions {
+    let without = if tokens { Extensions::NONE } else { Extensions::TOKEN };
+    Extensions::ALL.without(without.or(Extensions::INTERFACES))
+}
+
+/// The authorization token of a request.
+pub(crate) fn token(request: &RuleRequest) -> Option<&[u8]> {
+    let extras = match request {
+        RuleRequest::Reserve(asked) => &asked.extras,
+        RuleRequest::Enable(asked) => &asked.extras,
+        RuleRequest::EnableReserved(asked) => &asked.extras,
+        _ => return None,
+    };
+    extras.token.as_deref()
+}
 
 /// PIDs of a page: a PRL reply that also says where to go on.
 const MAX_PAGE: usize = MAX_LISTED - 3;

@@ -15,6 +15,7 @@ listen = ["{box}:{port}"]
 certificate = "{dir}/box.pem"
 key = "{dir}/box.key"
 authorities = "{dir}/ca.pem"
+token_key = "{dir}/token.key"
 """
 AGENT = """
 [[agent]]
@@ -30,6 +31,7 @@ AGENTS = {
     "management": ('inside = ["192.168.0.0/24", "{net6}"]', "subscriber2"),
     "successor": ('inside = ["192.168.0.0/24"]\ntakes_over = ["management.example"]', "subscriber2"),
     "sip-proxy": ('inside = ["192.168.0.0/24", "{net6}"]\nprotocols = ["udp"]', "subscriber2"),
+    "visitor": ('inside = ["10.0.0.0/8"]', "subscriber"),
     "outsider": ('inside = ["10.0.0.0/8"]', "subscriber2"),
 }
 DEFAULT_OUT = '[[policy]]\nfrom = "inside"\nto = "outside"\ndefault = "accept"\n'
@@ -39,7 +41,7 @@ class Agent:
     """`turnpike midcom` over TLS, with its own certificate, from its own host."""
 
     def __init__(self, lab, folder, name):
-        self.lab, self.host = lab, AGENTS[name][1]
+        self.lab, self.host, self.folder = lab, AGENTS[name][1], folder
         if lab.SECOND and self.host == "subscriber2":
             self.host = "subscriber"
         certificate(lab, folder, name, f"{name}.example")
@@ -78,6 +80,7 @@ class Agent:
 def domain(lab, closed=False, more="", change=lambda text: text):
     """SIMCO for all agents as long as the block lasts. In a closed domain nothing passes without a rule, outwards neither."""
     folder = certificates(lab)
+    (folder / "token.key").write_text("a key for authorization tokens\n")
     path = lab.run_dir / "turnpike.toml"
     sound = path.read_text()
     known = {"box": lab.BOX_INSIDE, "port": PORT, "dir": folder, "host": lab.SUBSCRIBER, "host6": lab.SUBSCRIBER_V6,

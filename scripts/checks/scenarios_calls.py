@@ -3,8 +3,9 @@
 import ipaddress
 import json
 
-from .agents import domain
-from .lab import Lab, endpoint, expect
+from .agents import asked, domain, silent
+from .lab import Lab, endpoint, expect, until
+from .servers import program
 from .telephones import PORT, Proxy, Stream, Telephone, passes, stopped
 
 RTP = 6000
@@ -228,6 +229,45 @@ def scenario_2_3_3_host_is_agent(lab, _box):
     return f"RTP and RTCP at {endpoint(public)}, asked for by {kind.phone}"
 
 
+def scenario_2_3_3_authorization_token(lab, _box):
+    """Row F-233: the internal server hands the host a token; by it the host opens what it could not, and nothing else."""
+    server = lab.start("subscriber", *program("udp_echo"), RTP)
+    lab.listening("subscriber", RTP, "u")
+    with domain(lab, closed=True) as agents:
+        internal_server, host = agents("sip-proxy"), agents("visitor")
+
+        def token(*more):
+            what = ["--internal", Lab.SUBSCRIBER, "--external", Lab.FAR, "--protocol", "udp", "--lifetime", 60, *more]
+            return internal_server.ask("token", "--token-key", internal_server.folder / "token.key", *what)["token"]
+
+        def opens(shown, inside=f"{Lab.SUBSCRIBER}:{RTP}", way=(), code=0):
+            what = ["--protocol", "udp", "--internal", inside, "--external", Lab.FAR, *way]
+            return host.ask("enable", *what, *(["--token", shown] if shown else []), code=code)
+
+        opens(None, code=5)
+        good = token("--rules", 2)
+        last = "0" if good[-1] != "0" else "1"
+        opens(good[:-1] + last, code=5)
+        opens(good, inside=f"{Lab.SUBSCRIBER2}:{RTP}", code=5)
+        rule = opens(good)
+        opens(good, way=["--direction", "out", "--group", rule["group"]])
+        expect(rule["lifetime_seconds"] == 60, f"the token allows 60 s, the rule has {rule['lifetime_seconds']}")
+        answered = asked(lab, "far", rule["outside"])
+        expect(answered == endpoint(rule["outside"]), f"far asked {endpoint(rule['outside'])}, answered by {answered}")
+        silent(lab, "internet", rule["outside"], "filtered_remote")
+        # It was good for two rules.
+        opens(good, code=5)
+        host.ask("extend-group", rule["group"], 0)
+        silent(lab, "far", rule["outside"], "no_mapping")
+        opens(good, code=5)
+        short = token("--valid", 1)
+        command = ["enable", "--protocol", "udp", "--internal", f"{Lab.SUBSCRIBER}:{RTP}", "--external", Lab.FAR, "--token", short]
+        over = lambda: "has expired" in lab.run(host.host, *host.command, *command, "--lifetime", 1, check=False).stdout
+        until(over, 10, "the token of one second is refused since it has expired")
+    lab.end(server)
+    return "used, replayed, tampered, expired, for another host"
+
+
 def scenario_2_4_3_calls_over_ipv6(lab, _box):
     """The same calls: SDP keeps its addresses, and the rule is for both ends to the port."""
     details = [_call_from_inside(lab, Six), _call_from_outside(lab, Six)]
@@ -237,5 +277,5 @@ def scenario_2_4_3_calls_over_ipv6(lab, _box):
 
 CHECKS = [
     scenario_2_3_1_call_from_inside, scenario_2_3_2_call_from_outside, scenario_2_3_2_no_void_telephone_line,
-    scenario_2_3_3_host_is_agent, scenario_2_4_3_calls_over_ipv6,
+    scenario_2_3_3_host_is_agent, scenario_2_3_3_authorization_token, scenario_2_4_3_calls_over_ipv6,
 ]

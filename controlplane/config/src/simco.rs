@@ -39,6 +39,9 @@ pub struct Simco {
     pub extensions: bool,
     /// A reservation for a twice-NAT reserves the outside end alone, and is not refused.
     pub lenient_nat_mode: bool,
+    /// The key of authorization tokens; none: they are not in use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_key: Option<PathBuf>,
     /// Connections at once.
     pub connections: u32,
     /// Of these, without session, from one source.
@@ -71,6 +74,7 @@ impl Default for Simco {
             id: "turnpike".to_owned(),
             extensions: true,
             lenient_nat_mode: false,
+            token_key: None,
             connections: 16_384,
             half_open: 256,
             pipelining: 64,
@@ -101,6 +105,7 @@ pub(crate) fn simco(section: &mut Section<'_, '_>) -> Simco {
         id: section.optional("id", id).unwrap_or(default.id),
         extensions: section.optional("extensions", boolean).unwrap_or(default.extensions),
         lenient_nat_mode: section.optional("lenient_nat_mode", boolean).unwrap_or(default.lenient_nat_mode),
+        token_key: section.optional("token_key", absolute_path),
         connections: section.optional("connections", integer(1..=1_000_000)).unwrap_or(default.connections),
         half_open: section.optional("half_open", integer(1..=1_000_000)).unwrap_or(default.half_open),
         pipelining: section.optional("pipelining", integer(1..=4096)).unwrap_or(default.pipelining),

@@ -23,7 +23,7 @@ use turnpike_abi::table::{Filtering, PoolRecord};
 use turnpike_abi::{Address, PoolId, WorkerId, steering};
 use turnpike_shm::memory::{Memory, roomy};
 
-pub(crate) use pinholes::{Closing, Passage, PassingBy};
+pub(crate) use pinholes::{Closing, Passage, PassingBy, Shown};
 
 const IPV6_IN_IPV4: u8 = 41;
 const MOBILE: u8 = 55;

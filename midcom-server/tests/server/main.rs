@@ -6,4 +6,5 @@ mod daemon;
 mod hostile;
 mod rules;
 mod tls;
+mod tokens;
 mod wire;

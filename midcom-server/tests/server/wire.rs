@@ -160,7 +160,7 @@ async fn a_gen_01_pipelined_and_split() {
 async fn extensions_are_offered_or_not() {
     let middlebox = Middlebox::start(with_keys()).await;
     let (_, established, _n) = agent(&middlebox, "proxy").await;
-    // It has no rules of interfaces and verifies no tokens: it does not pretend to.
+    // It has no rules of interfaces and no key of tokens: it does not pretend to.
     let supported = Extensions::ALL.without(Extensions::TOKEN.or(Extensions::INTERFACES));
     assert_eq!(established.extensions, Some(supported));
     assert!(established.more.unwrap().groups);

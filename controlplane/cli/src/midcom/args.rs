@@ -94,12 +94,59 @@ pub enum Action {
         /// Seconds from now
         lifetime: u32,
     },
+    /// Print an authorization token, which lets its bearer open what it could not (an extension); asks no middlebox
+    Token(TokenArgs),
     /// Print notifications as they come, with --json one JSON object a line; a lost session is opened again
     Watch {
         /// End after so many
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         count: Option<u64>,
     },
+}
+
+/// What a token permits.
+#[derive(Debug, Args)]
+pub struct TokenArgs {
+    /// The file of the key that the middlebox knows as simco.token_key
+    #[arg(long, value_name = "FILE")]
+    pub token_key: PathBuf,
+    /// The inside host, or prefix
+    #[arg(long, value_name = "ADDRESS")]
+    pub internal: End,
+    /// The outside hosts: ADDRESS[/LENGTH], or any
+    #[arg(long, value_name = "ADDRESS", default_value = "any")]
+    pub external: End,
+    /// Protocol, by name or number; any: every one
+    #[arg(long, default_value = "any")]
+    pub protocol: Protocol,
+    /// The longest lifetime of a rule, seconds
+    #[arg(long, value_name = "SECONDS", default_value = "300")]
+    pub lifetime: u32,
+    /// How many rules may be enabled with it
+    #[arg(long, value_name = "N", default_value = "2")]
+    pub rules: u32,
+    /// Seconds until it expires
+    #[arg(long, value_name = "SECONDS", default_value = "60")]
+    pub valid: u32,
+}
+
+/// A token as it is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenText(pub Vec<u8>);
+
+impl FromStr for TokenText {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || "not a token: write what `turnpike midcom token` prints".to_owned();
+        if text.is_empty() || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            return Err(wrong());
+        }
+        let pair = |digits: &[u8]| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok();
+        let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+        let octets: Option<Vec<u8>> = pairs.iter().map(|digits| pair(digits)).collect();
+        octets.filter(|_| rest.is_empty()).map(Self).ok_or_else(wrong)
+    }
 }
 
 /// Parity of reserved ports.
@@ -137,6 +184,9 @@ pub struct ReserveArgs {
     /// The zone of that host; an extension
     #[arg(long, value_name = "NAME")]
     pub realm: Option<String>,
+    /// An authorization token, for a host that the agent itself may not open for; an extension
+    #[arg(long, value_name = "TOKEN")]
+    pub token: Option<TokenText>,
     /// IP version
     #[arg(long, value_name = "4|6", value_parser = clap::value_parser!(u8).range(4..=6))]
     pub family: Option<u8>,
@@ -207,6 +257,9 @@ pub struct EnableArgs {
     /// It ends with its connection; an extension
     #[arg(long)]
     pub close_on_fin: bool,
+    /// An authorization token, for what the agent itself may not open; an extension
+    #[arg(long, value_name = "TOKEN")]
+    pub token: Option<TokenText>,
     /// Seconds without a packet after which it ends; an extension
     #[arg(long, value_name = "SECONDS")]
     pub idle: Option<u32>,
@@ -328,6 +381,14 @@ mod tests {
             ["", "host:80", "192.0.2.1:", "192.0.2.1:65536", "192.0.2.1/33", "[::1]443", "[::1", "1:2:3"]
         {
             assert_eq!(end(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn tokens_are_read() {
+        assert_eq!("00fF10".parse(), Ok(TokenText(vec![0, 255, 16])));
+        for wrong in ["", "0", "0g", "+1", "zürich"] {
+            assert!(wrong.parse::<TokenText>().is_err(), "{wrong}");
         }
     }
 

@@ -94,6 +94,15 @@ pub struct LifetimeData {
     pub deleted: bool,
 }
 
+/// An authorization token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenData {
+    /// Hexadecimal digits.
+    pub token: String,
+    /// Seconds since 1970.
+    pub expires_unix: u64,
+}
+
 /// A group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MidcomGroup {
@@ -131,6 +140,10 @@ impl Payload for MiddleboxData {
 
 impl Payload for MidcomRule {
     const SCHEMA: &'static str = "turnpike.midcom-rule.v1";
+}
+
+impl Payload for TokenData {
+    const SCHEMA: &'static str = "turnpike.midcom-token.v1";
 }
 
 impl Payload for LifetimeData {

@@ -6,13 +6,16 @@ pub mod data;
 use crate::args::Cli;
 use crate::output::{DONE, Failure, NO_MATCH, Output};
 use crate::table::printable;
-use args::{Action, EnableArgs, MidcomArgs, Parity, ReserveArgs, Way};
-use data::{EndData, LifetimeData, MidcomGroup, MidcomGroups, MidcomRule, MidcomRules, MiddleboxData};
+use args::{Action, EnableArgs, MidcomArgs, Parity, ReserveArgs, TokenArgs, Way};
+use data::{
+    EndData, LifetimeData, MidcomGroup, MidcomGroups, MidcomRule, MidcomRules, MiddleboxData, TokenData,
+};
 use std::io::{self, Write};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use turnpike_api::{Envelope, ErrorBody, ErrorCode};
 use turnpike_midcom::agent::{Agent, Lost, RequestError, Settings, TlsPeer};
 use turnpike_midcom::certificate::{TlsFiles, client_config};
+use turnpike_midcom::permit;
 use turnpike_simco::{
     Behaviour, Credentials, Direction, Enable, EnableParameters, EnableReserved, Ended, Extensions, Extras,
     Failure as Code, IpVersion, Location, Lock, NatMode, PortParity, Reply, Reserve, ReserveParameters,
@@ -62,6 +65,11 @@ async fn act(args: &MidcomArgs, settings: Settings, output: &mut Output<'_>) -> 
     if let Action::Watch { count } = args.action {
         return watch(settings, count, output).await;
     }
+    if let Action::Token(args) = &args.action {
+        let data = token(args)?;
+        output.answer(&Envelope::new(host, data), |out, data| writeln!(out, "{}", data.token))?;
+        return Ok(DONE);
+    }
     let (agent, established, _notices) = Agent::connect(settings).await.map_err(|lost| lost_body(&lost))?;
     let extensions = established.extensions.unwrap_or_default();
     match &args.action {
@@ -109,9 +117,34 @@ async fn act(args: &MidcomArgs, settings: Settings, output: &mut Output<'_>) -> 
             };
             output.answer(&Envelope::new(host, data), |out, data| write_lifetime(out, data))?;
         }
-        Action::Watch { .. } => {}
+        Action::Token(_) | Action::Watch { .. } => {}
     }
     Ok(DONE)
+}
+
+/// A token of the operator's key.
+fn token(args: &TokenArgs) -> Result<TokenData, Failure> {
+    let key = turnpike_midcom::read_key(&args.token_key)
+        .map_err(|error| bad(format!("{}: {error}", args.token_key.display())))?;
+    let Some((address, length)) = args.internal.address else {
+        return Err(bad("--internal any: name the inside host").into());
+    };
+    let everybody = if address.is_ipv4() { permit::Network::V4 } else { permit::Network::V6 };
+    let outside =
+        args.external.address.map_or(everybody, |(address, length)| permit::Network { address, length });
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let expires = since.as_secs().saturating_add(args.valid.into());
+    let permit = permit::Permit {
+        inside: permit::Network { address, length },
+        outside,
+        protocol: Some(permit::Protocol(args.protocol.0)).filter(|protocol| protocol.0 != 0),
+        lifetime: args.lifetime,
+        rules: args.rules,
+        nonce: permit::identity()?,
+        expires: permit::Time(expires.saturating_mul(1000)),
+    };
+    let token = permit::seal(&permit, &key).iter().map(|octet| format!("{octet:02x}")).collect();
+    Ok(TokenData { token, expires_unix: expires })
 }
 
 /// Why there is no session.
@@ -181,7 +214,11 @@ fn reserve(args: &ReserveArgs) -> Reserve {
         lifetime: args.lifetime,
         group: args.group,
         internal: args.internal.map(|host| Tuple::full(Location::Internal, protocol, host, 0, args.ports)),
-        extras: Extras { realm: args.realm.clone(), ..Extras::default() },
+        extras: Extras {
+            realm: args.realm.clone(),
+            token: args.token.clone().map(|token| token.0),
+            ..Extras::default()
+        },
     }
 }
 
@@ -219,7 +256,13 @@ fn enable(args: &EnableArgs) -> Result<Enable, Failure> {
         external: args.external.tuple(Location::External, protocol, args.ports, version),
         lifetime: args.lifetime,
         group: args.group,
-        extras: Extras { realm: args.realm.clone(), behaviour, outside, ..Extras::default() },
+        extras: Extras {
+            realm: args.realm.clone(),
+            token: args.token.clone().map(|token| token.0),
+            behaviour,
+            outside,
+            ..Extras::default()
+        },
     })
 }
 
