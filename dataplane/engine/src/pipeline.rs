@@ -22,7 +22,7 @@ use std::sync::Arc;
 use turnpike_abi::counters::{Counter, Counters, Direction, DropReason, IcmpKind, ProtocolClass};
 use turnpike_abi::event::FlowEnded;
 use turnpike_abi::flow::StateHeader;
-use turnpike_abi::table::Side;
+use turnpike_abi::table::{SettingsRecord, Side};
 use turnpike_abi::{Address, InterfaceId, PortId, WorkerId, ZoneId};
 use turnpike_shm::memory::Memory;
 use turnpike_wire::Malformed;
@@ -330,7 +330,9 @@ impl<B: Buffer> Worker<B> {
         let route = tables.forwarding.lookup(destination);
         let local = route == Some(Route::Local);
         if local && pool.is_none() {
-            return Verdict::Punt;
+            // A link-local source is the link's own: no route tells about it (RFC 4291 2.5.6).
+            let sound = stage != Stage::Fresh || is_link_local(source) || returns_to(tables, source, on);
+            return if sound { Verdict::Punt } else { Verdict::Drop(DropReason::SpoofedSource) };
         }
         if is_martian_destination(destination, v6) {
             return Verdict::Drop(DropReason::MartianDestination);
@@ -340,14 +342,8 @@ impl<B: Buffer> Worker<B> {
             return Verdict::Drop(DropReason::MartianSource);
         }
         let Some(from) = tables.policy.zone_of(on) else { return Verdict::Drop(DropReason::NotConfigured) };
-        if stage == Stage::Fresh
-            && tables.policy.settings.flags & turnpike_abi::table::SettingsRecord::REVERSE_PATH != 0
-        {
-            // BCP 84: strict reverse path. A subscriber cannot borrow another network's address.
-            match tables.forwarding.lookup(source) {
-                Some(Route::Unicast { interface, .. }) if interface == on => {}
-                _ => return Verdict::Drop(DropReason::SpoofedSource),
-            }
+        if stage == Stage::Fresh && !returns_to(tables, source, on) {
+            return Verdict::Drop(DropReason::SpoofedSource);
         }
         let stage = match stage {
             Stage::Fresh | Stage::Fragment if packet.fragment != Fragment::Whole => {
@@ -519,6 +515,16 @@ fn is_link_scope(destination: Address) -> bool {
         Some(_) => false,
         None => matches!(destination.0, [0xff, scope, ..] if matches!(scope & 0x0f, 1 | 2)),
     }
+}
+
+/// BCP 84: strict reverse path, where the operator did not switch it off. A subscriber cannot borrow another network's
+/// address, neither to be forwarded nor to speak to the box.
+fn returns_to(tables: &Tables, source: Address, on: InterfaceId) -> bool {
+    tables.policy.settings.flags & SettingsRecord::REVERSE_PATH == 0
+        || matches!(
+            tables.forwarding.lookup(source),
+            Some(Route::Unicast { interface, .. }) if interface == on
+        )
 }
 
 /// The drop reason of a malformed packet.

@@ -4,8 +4,8 @@ use turnpike_abi::ZoneId;
 use turnpike_abi::counters::{Counter, DropReason, FirewallAction, IcmpKind, ProtocolClass};
 use turnpike_abi::table::{Action, FirewallRuleRecord, RouteKind, SettingsRecord, ZonePairRecord};
 use turnpike_sim::lab::{
-    BOX_INSIDE6, BOX_OUTSIDE6, HOST, HOST6, INSIDE_PORT, OTHER_HOST6, OUTSIDE_PORT, SERVER, SERVER6,
-    everywhere, everywhere_with, forwarding, text,
+    BOX_INSIDE, BOX_INSIDE6, BOX_OUTSIDE, BOX_OUTSIDE6, HOST, HOST6, INSIDE_PORT, OTHER_HOST6, OUTSIDE_PORT,
+    SERVER, SERVER6, everywhere, everywhere_with, forwarding, text,
 };
 use turnpike_sim::packets::{Build, ICMP, ICMPV6, TCP, UDP};
 use turnpike_sim::tables::{INSIDE, OUTSIDE, PolicyTable, prefix, rule};
@@ -263,6 +263,42 @@ fn fw_3_routing_header_type_0_is_dropped() {
         };
         lab.step(INSIDE_PORT, &routed(0, 1)).dropped(DropReason::Ip6RoutingHeader0);
         let _ = lab.step(INSIDE_PORT, &routed(0, 0)).passed(OUTSIDE_PORT);
+    });
+}
+
+/// What is for the box itself is no exception: PCP and whatever else answers there believe the source.
+#[test]
+fn fw_4_sources_that_do_not_route_back_do_not_reach_the_box() {
+    let spoofed = [
+        (INSIDE_PORT, SERVER, BOX_INSIDE),
+        (INSIDE_PORT, "172.16.0.9", BOX_OUTSIDE),
+        (OUTSIDE_PORT, HOST, BOX_INSIDE),
+        (INSIDE_PORT, BOX_INSIDE, BOX_INSIDE),
+        (INSIDE_PORT, SERVER6, BOX_INSIDE6),
+        (OUTSIDE_PORT, HOST6, BOX_INSIDE6),
+    ];
+    everywhere(|lab| {
+        for (port, source, destination) in spoofed {
+            let packet = Build::udp((source, 1), (destination, 5351), b"x");
+            lab.step(port, &packet).dropped(DropReason::SpoofedSource);
+        }
+        for (port, source, destination) in [
+            (INSIDE_PORT, HOST, BOX_INSIDE),
+            (INSIDE_PORT, HOST, BOX_OUTSIDE),
+            (OUTSIDE_PORT, SERVER, BOX_OUTSIDE),
+            (INSIDE_PORT, HOST6, BOX_INSIDE6),
+            (INSIDE_PORT, "fe80::9", BOX_INSIDE6),
+            (OUTSIDE_PORT, SERVER6, BOX_OUTSIDE6),
+        ] {
+            let _ = lab.step(port, &Build::udp((source, 1), (destination, 179), b"x")).punted(port);
+        }
+    });
+    let mut policy = PolicyTable::default();
+    policy.settings.flags &= !SettingsRecord::REVERSE_PATH;
+    everywhere_with(&policy, &forwarding(), |lab| {
+        for (port, source, destination) in spoofed {
+            let _ = lab.step(port, &Build::udp((source, 1), (destination, 5351), b"x")).punted(port);
+        }
     });
 }
 
