@@ -22,6 +22,7 @@ mod rig;
 mod ring;
 mod scale;
 mod setup;
+mod shown;
 mod spread;
 mod system;
 mod traffic;
@@ -68,6 +69,8 @@ enum Command {
     Ring(ring::Options),
     /// Established flows while another thread reads all of them in place, as `show flows` does.
     Readers(readers::Options),
+    /// Established flows while the real `turnpike show flows --json --all` lists all of them.
+    Shown(shown::Options),
     /// Established flows under a flood of new ones, and tuples chosen by an attacker.
     Flood(flood::Options),
     /// Instructions a packet, counted by callgrind, against the baseline.
@@ -76,7 +79,7 @@ enum Command {
     System(system::Options),
     /// Pinholes over SIMCO: rate, latency, memory and restart of the real control plane. Needs two processors.
     Midcom(midcom::Options),
-    /// Everything but `system` and `midcom`, as the tables of the README.
+    /// Everything but `system`, `midcom` and `shown`, as the tables of the README.
     All(all::Options),
 }
 
@@ -94,6 +97,7 @@ fn main() -> ExitCode {
         Command::Memory(options) => memory::run(options, &mut report),
         Command::Ring(options) => ring::run(options, &cpus, &mut report),
         Command::Readers(options) => readers::run(options, &cpus, &mut report),
+        Command::Shown(options) => shown::run(options, &cpus, &mut report),
         Command::Flood(options) => flood::run(options, &mut report),
         Command::Instructions(options) => instructions::run(options, &mut report),
         Command::System(options) => system::run(options, &mut report),

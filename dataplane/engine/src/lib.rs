@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod between;
 mod bindings;
 mod buffer;
 mod classifier;

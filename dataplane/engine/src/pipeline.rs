@@ -41,6 +41,13 @@ pub(crate) enum Stage {
     Joined,
     /// At the owner of its inside address.
     Steered,
+    /// From one host inside to another, at one of the workers that may have its flow.
+    Between {
+        /// Which of them: see [`crate::between`].
+        stop: u8,
+        /// A pinhole of the sender's would open the flow, were there none.
+        may_open: bool,
+    },
     /// For a pool address, at the owner of its port.
     Inbound {
         /// Its source was translated on the way: it comes from another subscriber.

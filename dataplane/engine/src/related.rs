@@ -125,6 +125,11 @@ impl<B: Buffer> Worker<B> {
         Ok(())
     }
 
+    /// Whether the flow that an error is about is this worker's.
+    pub(crate) fn knows_related(&self, frame: &[u8], packet: &Packet) -> bool {
+        self.rewrite_for(frame, packet).is_ok()
+    }
+
     fn rewrite_for(&self, frame: &[u8], packet: &Packet) -> Result<(Inner, Rewrite), DropReason> {
         let (inner, tuple) = embedded(frame, packet)?;
         // RFC 5508 REQ-4: it is for the sender of what it quotes. To anybody else it would carry what its

@@ -1,5 +1,6 @@
 //! Packets and their flows: through the firewall, out through the translator, in through a binding.
 
+use crate::between::Between;
 use crate::flows::{Absent, NewFlow, class_of_record};
 use crate::forwarding::Route;
 use crate::fragments::{self, Head};
@@ -67,13 +68,22 @@ impl<B: Buffer> Worker<B> {
             }
         }
         let (near, far) = related::flow_ends(buffer.bytes(), packet);
-        let owner = match sides {
-            (Side::INSIDE, Side::OUTSIDE) => steering::owner_of_inside(near, self.workers),
-            (Side::OUTSIDE, Side::INSIDE) => steering::owner_of_inside(far, self.workers),
-            _ => steering::owner_of_pair(near, far, self.workers),
-        };
-        if owner != self.id && passing.stage == Stage::Fresh {
-            return Verdict::Cross(owner, Stage::Steered, Head::of(packet));
+        let mut inbound = sides == (Side::OUTSIDE, Side::INSIDE);
+        if sides == (Side::INSIDE, Side::INSIDE) {
+            let zones = (passing.from, egress.zone);
+            match self.between(tables, passing.stage, zones, buffer.bytes(), packet) {
+                Between::Here { inbound: by_receiver } => inbound = by_receiver,
+                Between::Next(worker, stage) => return Verdict::Cross(worker, stage, Head::of(packet)),
+            }
+        } else {
+            let owner = match sides {
+                (Side::INSIDE, _) => steering::owner_of_inside(near, self.workers),
+                (_, Side::INSIDE) => steering::owner_of_inside(far, self.workers),
+                _ => steering::owner_of_pair(near, far, self.workers),
+            };
+            if owner != self.id && passing.stage == Stage::Fresh {
+                return Verdict::Cross(owner, Stage::Steered, Head::of(packet));
+            }
         }
         if let Transport::IcmpError { .. } = packet.transport {
             return self.related(tables, buffer, packet, Some(egress), false);
@@ -91,7 +101,6 @@ impl<B: Buffer> Worker<B> {
         let (flow, toward) = match self.flows.search(&tuple) {
             Ok(found) => found,
             Err(absent) => {
-                let inbound = sides == (Side::OUTSIDE, Side::INSIDE);
                 let zones = (passing.from, egress.zone);
                 match self.open(tables, now, zones, packet, (&tuple, absent), pool, inbound) {
                     Ok(found) => found,
@@ -455,7 +464,7 @@ impl<B: Buffer> Worker<B> {
     }
 
     /// The pinhole that lets a flow pass which the zones' default refuses, or why it does not.
-    fn pinhole_for(
+    pub(crate) fn pinhole_for(
         &self,
         tuple: &Tuple,
         pool: Option<PoolId>,
