@@ -2,17 +2,15 @@
 
 use crate::clock::hz;
 use crate::machine;
-use crate::options::{Direction, FrameSize, Order, count, short};
+use crate::options::{count, short};
 use crate::report::{Cell, Report, Table};
-use crate::rig::{BURST, CHUNK, Rig, Shape};
+use crate::rig::{BURST, CHUNK, Rig};
 use crate::spread::Spread;
-use crate::traffic::{Chunk, Draw, Generator, Plan};
-use std::sync::Arc;
+use crate::traffic::Chunk;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 use turnpike_abi::WorkerId;
-use turnpike_shm::memory::Memory;
 use turnpike_shm::state::{Place, StateView};
 
 /// Places that a reader looks at before it asks whether it is still its turn.
@@ -113,14 +111,7 @@ fn measure(
 ) -> Result<[Spread; 2], String> {
     let mut chunk = Chunk::new(CHUNK / BURST, BURST);
     let packets = chunk.packets();
-    let mut generator = Generator {
-        plan: rig.shape.plan,
-        draw: Draw::new(flows, Order::Random, 1),
-        direction: Direction::Mixed,
-        size: FrameSize::Bytes(64),
-        cold: false,
-        external: Arc::clone(&rig.external),
-    };
+    let mut generator = rig.mixed(flows);
     let mut spreads = [0; 2].map(|_| Spread::with_capacity(options.turns * TURN));
     for _ in 0..options.turns {
         for (spread, readers) in spreads.iter_mut().zip([0, readers]) {
@@ -160,18 +151,7 @@ pub fn run(options: &Options, cpus: &[usize], report: &mut Report) -> Result<(),
     table.condition("readers", format!("{readers}, each all flows again and again, without a pause"));
     for &flows in &options.flows {
         report.note(&format!("readers: {} flows", short(flows)));
-        let (mut file, mut huge) = (None, true);
-        let mut rig = Rig::over(&Shape::new(Plan::single(crate::napt::FLOWS_EACH), flows), |bytes| {
-            let (memory, readable) = Memory::nameless("turnpike-bench", bytes, true)
-                .or_else(|_| {
-                    huge = false;
-                    Memory::nameless("turnpike-bench", bytes, false)
-                })
-                .map_err(|error| format!("no memory for {bytes} bytes: {error}"))?;
-            file = Some(readable);
-            Ok(memory)
-        })?;
-        let file = file.ok_or("the engine took no memory")?;
+        let (mut rig, file, huge) = Rig::readable(flows)?;
         let view = StateView::map(file.into(), WorkerId(rig.shape.plan.worker))
             .map_err(|error| format!("the engine's flows cannot be read: {error}"))?;
         rig.open((0, flows), 64, |_, _| ())?;

@@ -3,8 +3,11 @@
 use crate::clock::{self, ticks};
 use crate::frame::{Frame, Stock};
 use crate::machine;
-use crate::options::{Family, Protocol};
-use crate::traffic::{self, Chunk, External, Headers, INSIDE, OUTSIDE, Plan, ROUTERS, Segment};
+use crate::options::{Direction, Family, FrameSize, Order, Protocol};
+use crate::traffic::{
+    self, Chunk, Draw, External, Generator, Headers, INSIDE, OUTSIDE, Plan, ROUTERS, Segment,
+};
+use std::fs::File;
 use std::sync::Arc;
 use turnpike_abi::command::{Kind, NeighbourSet, Slot};
 use turnpike_abi::counters::{Counter, DropReason};
@@ -167,7 +170,38 @@ impl Rig {
         Self::over(shape, |bytes| machine::memory(bytes).map(|(memory, _)| memory))
     }
 
-    /// The same with its flows in memory that `state` gives for so many bytes.
+    /// A rig for `flows` flows that others read in place, the file they read, and whether it lies on 2 MB pages.
+    ///
+    /// # Errors
+    /// As [`Rig::new`].
+    pub fn readable(flows: u32) -> Result<(Self, File, bool), String> {
+        let (mut file, mut huge) = (None, true);
+        let rig = Self::over(&Shape::new(Plan::single(crate::napt::FLOWS_EACH), flows), |bytes| {
+            let (memory, readable) = Memory::nameless("turnpike-bench", bytes, true)
+                .or_else(|_| {
+                    huge = false;
+                    Memory::nameless("turnpike-bench", bytes, false)
+                })
+                .map_err(|error| format!("no memory for {bytes} bytes: {error}"))?;
+            file = Some(readable);
+            Ok(memory)
+        })?;
+        Ok((rig, file.ok_or("the engine took no memory")?, huge))
+    }
+
+    /// Small packets of any of `flows` flows in both directions, in random order, their headers warm.
+    pub fn mixed(&self, flows: u32) -> Generator {
+        Generator {
+            plan: self.shape.plan,
+            draw: Draw::new(flows, Order::Random, 1),
+            direction: Direction::Mixed,
+            size: FrameSize::Bytes(64),
+            cold: false,
+            external: Arc::clone(&self.external),
+        }
+    }
+
+    /// A rig with its flows in memory that `state` gives for so many bytes.
     ///
     /// # Errors
     /// As [`Rig::new`].

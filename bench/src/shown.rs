@@ -2,17 +2,16 @@
 //! the flows of the engine in this process in place.
 
 use crate::machine;
-use crate::options::{Direction, FrameSize, Order, count, short};
+use crate::options::{count, short};
 use crate::report::{Cell, Report, Table};
-use crate::rig::{BURST, CHUNK, Rig, Shape};
+use crate::rig::{BURST, CHUNK, Rig};
 use crate::spread::Spread;
-use crate::traffic::{Chunk, Draw, Generator, Plan};
+use crate::traffic::Chunk;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -20,7 +19,6 @@ use turnpike_abi::attach::AttachResult;
 use turnpike_abi::stats::Identity;
 use turnpike_shm::attach::{Hello, Session, serve_hello};
 use turnpike_shm::link::WorkerLink;
-use turnpike_shm::memory::Memory;
 use turnpike_shm::socket::{Connection, Listener};
 use turnpike_shm::statistics::Statistics;
 
@@ -158,14 +156,7 @@ fn measure(
 ) -> Result<Shown, String> {
     let mut chunk = Chunk::new(CHUNK / BURST, BURST);
     let packets = chunk.packets();
-    let mut generator = Generator {
-        plan: rig.shape.plan,
-        draw: Draw::new(flows, Order::Random, 1),
-        direction: Direction::Mixed,
-        size: FrameSize::Bytes(64),
-        cold: false,
-        external: Arc::clone(&rig.external),
-    };
+    let mut generator = rig.mixed(flows);
     let mut spreads = [0; 2].map(|_| Spread::with_capacity(TURNS * TURN));
     let (mut memory, mut working, mut turns) = ([0; 2], Duration::ZERO, 0);
     while !done.load(Ordering::Acquire) {
@@ -285,18 +276,7 @@ pub fn run(options: &Options, cpus: &[usize], report: &mut Report) -> Result<(),
     table.condition("turns", "the CLI and the control plane rest every other one; seconds are those at work");
     for &flows in &options.flows {
         report.note(&format!("shown: {} flows", short(flows)));
-        let (mut file, mut huge) = (None, true);
-        let mut rig = Rig::over(&Shape::new(Plan::single(crate::napt::FLOWS_EACH), flows), |bytes| {
-            let (memory, readable) = Memory::nameless("turnpike-bench", bytes, true)
-                .or_else(|_| {
-                    huge = false;
-                    Memory::nameless("turnpike-bench", bytes, false)
-                })
-                .map_err(|error| format!("no memory for {bytes} bytes: {error}"))?;
-            file = Some(readable);
-            Ok(memory)
-        })?;
-        let file = file.ok_or("the engine took no memory")?;
+        let (mut rig, file, huge) = Rig::readable(flows)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         rig.engine.set_clock_base(u64::try_from(now.as_millis()).unwrap_or(0));
         rig.open((0, flows), 64, |_, _| ())?;
