@@ -149,11 +149,14 @@ async fn ten_thousand_idle_connections_cost_others_nothing() {
             break;
         }
     }
-    assert!(most <= quiet * 2, "{most:?} beside {} connections, {quiet:?} without", connections.len());
     let grown = middlebox.memory().saturating_sub(before);
-    assert!(grown / connections.len() as u64 <= EACH, "{grown} octets for {}", connections.len());
+    let count = connections.len();
+    assert!(grown / count as u64 <= EACH, "{grown} octets for {count}");
     drop(connections);
     until("all gone", || (middlebox.site.metric("turnpike_simco_connections") < 2.0).then_some(()));
+    // Other tests may have begun since the first quiet was measured.
+    let quiet = quiet.max(latency(&good).await);
+    assert!(most <= quiet * 2, "{most:?} beside {count} connections, {quiet:?} without");
 }
 
 /// Sessions that send as many requests as they may, without pause, until they are stopped.
@@ -187,27 +190,31 @@ fn flood(address: SocketAddr, files: &TlsFiles, stop: &Arc<AtomicBool>, done: &A
 async fn a_pipelined_flood_leaves_others_their_latency() {
     let middlebox = Middlebox::start();
     let good = middlebox.agent("good.example").await;
-    let quiet = latency(&good).await;
+    let mut quiet = latency(&good).await;
     let before = middlebox.memory();
-    let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-    let flooding = {
-        let (stop, done) = (Arc::clone(&stop), Arc::clone(&done));
-        let (address, files) = (middlebox.address, middlebox.authority.agent("greedy.example"));
-        std::thread::spawn(move || flood(address, &files, &stop, &done))
-    };
-    until("a flood", || (done.load(Ordering::Relaxed) > 1000).then_some(()));
-    let mut most = Duration::MAX;
-    for _ in 0..5 {
-        most = most.min(latency(&good).await);
-        if most <= quiet * 2 {
-            break;
+    let mut tries = Vec::new();
+    // Other tests may come and go: a flood is compared with the quiet just before and just after it.
+    while tries.len() < 8 {
+        let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let flooding = {
+            let (stop, done) = (Arc::clone(&stop), Arc::clone(&done));
+            let (address, files) = (middlebox.address, middlebox.authority.agent("greedy.example"));
+            std::thread::spawn(move || flood(address, &files, &stop, &done))
+        };
+        until("a flood", || (done.load(Ordering::Relaxed) > 1000).then_some(()));
+        let beside = latency(&good).await;
+        let grown = middlebox.memory().saturating_sub(before);
+        stop.store(true, Ordering::Relaxed);
+        flooding.join().unwrap();
+        assert!(grown < 64 << 20, "{grown} octets for a flood");
+        let without = [quiet, latency(&good).await];
+        if without.iter().any(|quiet| beside <= *quiet * 2) {
+            return;
         }
+        quiet = without[1];
+        tries.push((beside, without));
     }
-    let grown = middlebox.memory().saturating_sub(before);
-    stop.store(true, Ordering::Relaxed);
-    flooding.join().unwrap();
-    assert!(most <= quiet * 2, "{most:?} beside a flood, {quiet:?} without");
-    assert!(grown < 64 << 20, "{grown} octets for a flood");
+    panic!("beside a flood and without, before and after: {tries:?}");
 }
 
 /// Handshakes with a stranger's certificate: after ten of them the source is refused for a minute, which is logged.
