@@ -6,6 +6,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags, fstat, fstatfs};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use turnpike_shm::memory::{HUGE, Memory};
 
@@ -48,6 +49,12 @@ impl Directory {
         let system = fstatfs(&lock).map_err(|error| refused("look at it")(error.into()))?;
         let page = u64::try_from(system.f_bsize).unwrap_or(0);
         match (system.f_type as u64, huge) {
+            // DPDK locks the root of the file system while it starts: it would wait for this process for ever.
+            (HUGETLBFS, true) if page == HUGE as u64 && is_mounted(path) => {
+                return Err(failed(
+                    "it is where a hugetlbfs is mounted: name a directory below it".to_owned(),
+                ));
+            }
             (HUGETLBFS, true) if page == HUGE as u64 => {}
             (HUGETLBFS, true) => {
                 return Err(failed(format!(
@@ -100,6 +107,12 @@ impl Directory {
         }
         Ok(())
     }
+}
+
+/// Whether something is mounted at a directory.
+fn is_mounted(path: &Path) -> bool {
+    let device = |path: &Path| std::fs::metadata(path).map(|it| it.dev()).ok();
+    device(path) != device(&path.join(".."))
 }
 
 impl Drop for Directory {

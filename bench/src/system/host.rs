@@ -50,10 +50,10 @@ impl Lab {
             lab.run(host, &["ip", "link", "set", "lo", "up"])?;
         }
         lab.reserve(hugepages)?;
-        let flows = lab.flows();
-        fs::create_dir_all(&flows).map_err(|error| format!("{}: {error}", flows.display()))?;
-        let flows = flows.to_string_lossy();
-        command(&["mount", "-n", "-t", "hugetlbfs", "-o", "mode=0700,pagesize=2M", &lab.name, &flows])?;
+        let mount = lab.mount();
+        fs::create_dir_all(&mount).map_err(|error| format!("{}: {error}", mount.display()))?;
+        let mount = mount.to_string_lossy();
+        command(&["mount", "-n", "-t", "hugetlbfs", "-o", "mode=0700,pagesize=2M", &lab.name, &mount])?;
         Ok(lab)
     }
 
@@ -64,6 +64,10 @@ impl Lab {
 
     /// Where the state files are: on 2 MB pages, whatever the machine has mounted.
     pub fn flows(&self) -> PathBuf {
+        self.mount().join("state")
+    }
+
+    fn mount(&self) -> PathBuf {
         self.directory.join("flows")
     }
 
@@ -171,10 +175,10 @@ impl Lab {
                 let _ = command(&["ip", "netns", "delete", &namespace]);
             }
         }
-        let flows = self.flows();
+        let mount = self.mount();
         let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
-        if mounts.lines().any(|line| line.split(' ').nth(1).map(Path::new) == Some(flows.as_path())) {
-            let _ = command(&["umount", "-n", "-l", &flows.to_string_lossy()]);
+        if mounts.lines().any(|line| line.split(' ').nth(1).map(Path::new) == Some(mount.as_path())) {
+            let _ = command(&["umount", "-n", "-l", &mount.to_string_lossy()]);
         }
     }
 }
