@@ -24,15 +24,15 @@ def expect(condition, why):
         raise Failure(why)
 
 
-def until(probe, seconds, what):
-    """Polls `probe` until it returns something true, which is returned; fails after `seconds`."""
+def until(probe, seconds, what, found=None):
+    """Polls `probe` until it returns something true, which is returned; fails after `seconds`, with what is `found`."""
     deadline = time.monotonic() + seconds
     while True:
         value = probe()
         if value:
             return value
         if time.monotonic() > deadline:
-            raise Failure(f"{what}: not within {seconds} s")
+            raise Failure(f"{what}: not within {seconds} s" + (f", but {found()}" if found else ""))
         time.sleep(0.02)
 
 
