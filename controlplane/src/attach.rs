@@ -14,7 +14,7 @@ use tokio::net::UnixDatagram;
 use tokio::sync::mpsc;
 use turnpike_abi::WorkerId;
 use turnpike_abi::attach::AttachResult;
-use turnpike_abi::command::{Kind, Look, NeighboursReset, Slot, Walk};
+use turnpike_abi::command::{Kind, Look, NeighboursReset, Slot, Walk, WalkTable};
 use turnpike_abi::layout::MAGIC;
 use turnpike_abi::stats::{Identity, InterfaceInfo};
 use turnpike_abi::table::TableKind;
@@ -39,10 +39,21 @@ pub enum Order {
     Neighbour(NeighbourChange),
     /// Forget all neighbours.
     NeighboursReset,
-    /// Of the walk of this number; rows come back.
-    Walk(u64, Walk),
+    /// A step of a walk; rows come back.
+    Walk(Walker, Walk),
     /// Of PCP's question of this number; what is seen comes back.
     Look(u64, Look),
+}
+
+/// Who walks a worker's table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Walker {
+    /// A page of this number, for the CLI.
+    Page(u64),
+    /// The survey, this table.
+    Survey(WalkTable),
+    /// The log of the translator.
+    Log,
 }
 
 /// Who an event is for.
@@ -51,7 +62,7 @@ pub enum Addressee {
     /// The policy engine.
     Policy(Token),
     /// A walk.
-    Walk(u64),
+    Walk(Walker),
     /// A question of PCP.
     Look(u64),
     /// Nobody asked: the worker's own news, or the answer to an order that needs none.
@@ -265,8 +276,8 @@ fn send(attachment: &mut Attachment, worker: WorkerId, order: &Order) -> Result<
         Order::Look(number, body) => {
             attachment.command(worker, Kind::LOOK, body).map(|sequence| (sequence, Addressee::Look(*number)))
         }
-        Order::Walk(number, body) => {
-            attachment.command(worker, Kind::WALK, body).map(|sequence| (sequence, Addressee::Walk(*number)))
+        Order::Walk(walker, body) => {
+            attachment.command(worker, Kind::WALK, body).map(|sequence| (sequence, Addressee::Walk(*walker)))
         }
     }
 }

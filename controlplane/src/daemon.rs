@@ -2,7 +2,7 @@
 //! messages to it.
 
 use crate::api::Ask;
-use crate::attach::{Addressee, Dataplane, Order};
+use crate::attach::{Addressee, Dataplane, Order, Walker};
 use crate::audit::AuditLog;
 use crate::clock::{Clock, wall_ms};
 use crate::facts::Board;
@@ -10,13 +10,13 @@ use crate::journal::{Journal, Written};
 use crate::kernel::{Change, KernelEvent};
 use crate::midcom::Midcom;
 use crate::mirror::{Mirror, NeighbourChange};
-use crate::natlog::{NatLog, is_block_walk, is_logged};
+use crate::natlog::{NatLog, is_logged};
 use crate::pcp::Pcp;
 use crate::ranges::History;
 use crate::reading::{Reading, Sampler};
 use crate::resolve::{Refresh, Resolve};
 use crate::running::Running;
-use crate::survey::{Purpose, Survey, is_survey};
+use crate::survey::{Purpose, Survey};
 use crate::tables::Tables;
 use crate::walk::{Progress, Walking};
 use hashbrown::HashMap;
@@ -400,9 +400,9 @@ impl Daemon {
             match addressee {
                 Addressee::Policy(token) => self.policy.answer(token, slot.body(), self.clock.now()),
                 Addressee::Look(number) => self.pcp_seen(number, &slot),
-                Addressee::Walk(number) if is_survey(number) => self.surveyed(worker, number, &slot),
-                Addressee::Walk(number) if is_block_walk(number) => self.blocks_walked(worker, &slot),
-                Addressee::Walk(number) => self.walked(number, &slot),
+                Addressee::Walk(Walker::Page(number)) => self.walked(number, &slot),
+                Addressee::Walk(Walker::Survey(table)) => self.surveyed(worker, table, &slot),
+                Addressee::Walk(Walker::Log) => self.blocks_walked(worker, &slot),
                 Addressee::Nobody if slot.header.kind == Kind::NEIGHBOUR_NEEDED => {
                     self.needed(worker, &slot.body());
                 }
@@ -527,7 +527,7 @@ impl Daemon {
             Progress::Waiting => return,
             Progress::Send(worker, walk) => {
                 if let Some(dataplane) = &mut self.dataplane {
-                    dataplane.order(worker, Order::Walk(number, walk));
+                    dataplane.order(worker, Order::Walk(Walker::Page(number), walk));
                 }
                 return;
             }

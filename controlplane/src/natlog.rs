@@ -4,10 +4,9 @@
 //! Lines of blocks that were lost are made up for: whoever attaches asks every worker for the blocks that are held,
 //! and asks again once a day.
 
-use crate::attach::Order;
+use crate::attach::{Order, Walker};
 use crate::daemon::Daemon;
 use crate::lines::{LineLog, Lost};
-use crate::survey;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -24,8 +23,6 @@ const FILE: &str = "nat.jsonl";
 const AGAIN: Duration = Duration::from_secs(24 * 3600);
 /// Rows a worker sends for one command.
 const STEP: u32 = 256;
-/// Numbers of the walks over blocks: one for each worker.
-const WALKS: std::ops::Range<u64> = survey::FIRST - 256..survey::FIRST;
 
 /// What a line is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -233,11 +230,6 @@ impl NatLog {
     }
 }
 
-/// Whether a walk's number is of blocks.
-pub fn is_block_walk(number: u64) -> bool {
-    WALKS.contains(&number)
-}
-
 /// Whether an event is for the log.
 pub fn is_logged(kind: Kind) -> bool {
     matches!(kind, Kind::PORTS_ASSIGNED | Kind::PORTS_RELEASED | Kind::FLOW_ENDED)
@@ -297,7 +289,7 @@ impl Daemon {
         }
         self.natlog.again = Some(now + AGAIN);
         for worker in 0..dataplane.workers() {
-            dataplane.order(WorkerId(worker), step(worker, 0));
+            dataplane.order(WorkerId(worker), step(0));
         }
     }
 
@@ -308,7 +300,7 @@ impl Daemon {
             Kind::WALK_END => {
                 let WalkEnd { cursor, .. } = slot.body();
                 if let Some(dataplane) = self.dataplane.as_mut().filter(|_| cursor != WalkEnd::DONE) {
-                    dataplane.order(worker, step(worker.0, cursor));
+                    dataplane.order(worker, step(cursor));
                 }
             }
             _ => tracing::warn!(worker = worker.0, "a worker does not say which blocks are held"),
@@ -316,8 +308,8 @@ impl Daemon {
     }
 }
 
-fn step(worker: u8, cursor: u64) -> Order {
-    Order::Walk(WALKS.start + u64::from(worker), Walk { cursor, table: WalkTable::BLOCKS, limit: STEP })
+fn step(cursor: u64) -> Order {
+    Order::Walk(Walker::Log, Walk { cursor, table: WalkTable::BLOCKS, limit: STEP })
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! left alone and what nobody answers for is removed; and now and then, to see which rules with an idle time are in
 //! use.
 
-use crate::attach::Order;
+use crate::attach::{Order, Walker};
 use crate::daemon::Daemon;
 use turnpike_abi::WorkerId;
 use turnpike_abi::command::{Kind, Slot, Walk, WalkTable};
@@ -10,9 +10,6 @@ use turnpike_abi::event::{BindingRow, WalkEnd};
 
 /// Rows a worker sends for one command.
 const STEP: u32 = 256;
-/// Numbers of walks from here on are a survey's: [`WORKERS`] for each of the tables.
-pub const FIRST: u64 = u64::MAX - 1023;
-const WORKERS: u64 = 256;
 /// What is walked, in this order; only the first of them to find out what is in use.
 const TABLES: [WalkTable; 3] = [WalkTable::PINHOLES, WalkTable::RESERVATIONS, WalkTable::LEASES];
 
@@ -34,11 +31,6 @@ pub struct Survey {
     pinholes: u64,
 }
 
-/// Whether a walk's number is a survey's.
-pub const fn is_survey(number: u64) -> bool {
-    number >= FIRST
-}
-
 impl Daemon {
     /// Begins a survey of every worker, in place of one for use that may be under way.
     pub(crate) fn survey(&mut self, purpose: Purpose) {
@@ -49,17 +41,15 @@ impl Daemon {
         }
         let workers = dataplane.workers();
         for worker in 0..workers {
-            dataplane.order(WorkerId(worker), step(worker, 0, 0));
+            dataplane.order(WorkerId(worker), step(0, TABLES[0]));
         }
         self.survey = Some(Survey { purpose, left: workers, pinholes: 0 });
     }
 
     /// An event of a survey's walk.
-    pub(crate) fn surveyed(&mut self, worker: WorkerId, number: u64, slot: &Slot) {
+    pub(crate) fn surveyed(&mut self, worker: WorkerId, table: WalkTable, slot: &Slot) {
         let now = self.clock.now();
         let Some(survey) = &mut self.survey else { return };
-        let place = usize::try_from(number.saturating_sub(FIRST) / WORKERS).unwrap_or(usize::MAX);
-        let table = TABLES.get(place).copied().unwrap_or_default();
         match slot.header.kind {
             Kind::BINDING_ROW if table == WalkTable::RESERVATIONS => {
                 return self.policy.found_reservation(worker, &slot.body());
@@ -85,12 +75,14 @@ impl Daemon {
                 let WalkEnd { cursor, .. } = slot.body();
                 let next = match cursor {
                     WalkEnd::DONE if survey.purpose == Purpose::Use => None,
-                    WalkEnd::DONE => Some((0, place + 1)).filter(|(_, place)| *place < TABLES.len()),
-                    cursor => Some((cursor, place)),
+                    WalkEnd::DONE => {
+                        TABLES.iter().skip_while(|walked| **walked != table).nth(1).map(|next| (0, *next))
+                    }
+                    cursor => Some((cursor, table)),
                 };
-                if let Some((cursor, place)) = next {
+                if let Some((cursor, table)) = next {
                     if let Some(dataplane) = &mut self.dataplane {
-                        dataplane.order(worker, step(worker.0, cursor, place));
+                        dataplane.order(worker, step(cursor, table));
                     }
                     return;
                 }
@@ -114,7 +106,6 @@ impl Daemon {
     }
 }
 
-fn step(worker: u8, cursor: u64, place: usize) -> Order {
-    let table = TABLES.get(place).copied().unwrap_or_default();
-    Order::Walk(FIRST + place as u64 * WORKERS + u64::from(worker), Walk { cursor, table, limit: STEP })
+fn step(cursor: u64, table: WalkTable) -> Order {
+    Order::Walk(Walker::Survey(table), Walk { cursor, table, limit: STEP })
 }

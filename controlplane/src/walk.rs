@@ -2,7 +2,7 @@
 //! never more than one page is held. A page also ends after a number of rows looked at, so that a filter
 //! that matches little neither holds up the worker nor the reader; its cursor says where to go on.
 
-use crate::attach::Order;
+use crate::attach::{Order, Walker};
 use std::time::Duration;
 use tokio::time::Instant;
 use turnpike_abi::WorkerId;
@@ -87,7 +87,7 @@ impl Walking {
     /// The same as an order for the attachment.
     pub fn order(&mut self, number: u64) -> (WorkerId, Order) {
         let (worker, walk) = self.step();
-        (worker, Order::Walk(number, walk))
+        (worker, Order::Walk(Walker::Page(number), walk))
     }
 
     /// When it is given up.

@@ -52,11 +52,15 @@ def conservation(lab, _box):
 
 def free_buffers(lab):
     """Packet buffers that nobody holds."""
-    available = lab.show("status")["buffers"]["available"]
+    return lab.show("status")["buffers"]["available"]
+
+
+def has_back(lab, wanted):
+    """Whether that many packet buffers are free again."""
     if lab.driver == "af_xdp":
         # Its driver takes back what it has sent when it sends again: a packet each way makes it do so.
         lab.run("subscriber", "ping", "-n", "-c1", "-W1", Lab.INTERNET, check=False)
-    return available
+    return free_buffers(lab) == wanted
 
 
 # Accounts are taken before the dataplane is killed: its successor counts from nothing.
@@ -85,7 +89,7 @@ def run(check, lab, box):
         detail = check(lab, box)
         # A leak shows at the check that made it. Packets that wait for a next hop are given up after three seconds.
         wanted = box.buffers_before
-        until(lambda: free_buffers(lab) == wanted, 8, f"{wanted} packet buffers free again", lambda: free_buffers(lab))
+        until(lambda: has_back(lab, wanted), 8, f"{wanted} packet buffers free again", lambda: free_buffers(lab))
     except Failure as failure:
         print(f"FAIL {name}: {failure}", flush=True)
     except Skipped as why:

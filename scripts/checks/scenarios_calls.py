@@ -91,23 +91,29 @@ def _call_from_inside(lab, kind):
         # Early media.
         callee.act()
         caller.heard("SIP/2.0 183")
-        enabled = proxy.event("enabled")
-        expect(_end(enabled["public"]) == public, f"reserved {public}, enabled {enabled['public']}")
-        stage.talk("early media", caller, callee, public)
-        callee.act()
-        caller.heard("SIP/2.0 200")
-        stage.talk("the call", caller, callee, public)
-        stopped(kind.foreign, "media of a stranger", stage.stranger, public, stage.inside)
         rules = [row["id"] for row in lab.show("rules")]
-        caller.act()
-        proxy.event("released")
-        callee.ended()
-        caller.ended()
-        stage.closed(kind, "after BYE", public)
+        _talk_and_hang_up(kind, stage, proxy, (caller, callee), (caller, callee), public)
         left = [row["id"] for row in lab.show("rules")]
         expect(len(left) == 2, f"after BYE the two rules of the proxy itself are expected; of {rules} there are {left}")
         proxy.end()
     return f"RTP and RTCP at {endpoint(public)}"
+
+
+def _talk_and_hang_up(kind, stage, proxy, parties, ends, public):
+    """From early media to BYE; `parties` are caller and callee, `ends` the telephone inside and the other one."""
+    caller, callee = parties
+    enabled = proxy.event("enabled")
+    expect(_end(enabled["public"]) == public, f"reserved {public}, enabled {enabled['public']}")
+    stage.talk("early media", *ends, public)
+    callee.act()
+    caller.heard("SIP/2.0 200")
+    stage.talk("the call", *ends, public)
+    stopped(kind.foreign, "media of a stranger", stage.stranger, public, stage.inside)
+    caller.act()
+    proxy.event("released")
+    callee.ended()
+    caller.ended()
+    stage.closed(kind, "after BYE", public)
 
 
 def _call_from_outside(lab, kind):
@@ -124,18 +130,7 @@ def _call_from_outside(lab, kind):
         stage.closed(kind, "while it rings", public)
         callee.act()
         _hidden(kind, caller.heard("SIP/2.0 183"), public)
-        enabled = proxy.event("enabled")
-        expect(_end(enabled["public"]) == public, f"reserved {public}, enabled {enabled['public']}")
-        stage.talk("early media", callee, caller, public)
-        callee.act()
-        caller.heard("SIP/2.0 200")
-        stage.talk("the call", callee, caller, public)
-        stopped(kind.foreign, "media of a stranger", stage.stranger, public, stage.inside)
-        caller.act()
-        proxy.event("released")
-        callee.ended()
-        caller.ended()
-        stage.closed(kind, "after BYE", public)
+        _talk_and_hang_up(kind, stage, proxy, (caller, callee), (callee, caller), public)
         proxy.end()
     return f"RTP and RTCP at {endpoint(public)}"
 

@@ -198,7 +198,7 @@ impl Entry {
     }
 
     /// Whether it is not known yet if it stays.
-    pub(crate) fn unsettled(&self) -> bool {
+    pub(crate) fn undecided(&self) -> bool {
         self.asked.is_some() || self.leaving.is_some() || self.going()
     }
 

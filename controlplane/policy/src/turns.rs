@@ -29,7 +29,7 @@ impl Engine {
         let itself = enable.reserved.unwrap_or(RuleId(0));
         let before = self
             .overlapping(enable.protocol, enable.internal, enable.range, itself)
-            .find_map(|(_, entry)| entry.unsettled().then_some(entry.rule.id));
+            .find_map(|(_, entry)| entry.undecided().then_some(entry.rule.id));
         let Some(before) = before else { return Ok(Some(Request::Enable(enable))) };
         if self.under_way + self.turns.len >= self.access.limits.pending {
             return Err(Refusal::Busy);
@@ -41,7 +41,7 @@ impl Engine {
 
     /// Something happened to a rule: whoever waited for it goes on if it stands or is gone.
     pub(crate) fn next_turn(&mut self, id: RuleId, now: Time) {
-        if self.entries.get(&id).is_some_and(|entry| entry.unsettled()) {
+        if self.entries.get(&id).is_some_and(|entry| entry.undecided()) {
             return;
         }
         let Some(waiting) = self.turns.waiting.remove(&id) else { return };
