@@ -97,6 +97,11 @@ impl Binding {
         if self.pool == BindingRow::NO_POOL { Address::UNSPECIFIED } else { Address::v4(self.external) }
     }
 
+    /// The external end of a translated binding.
+    pub(crate) fn external_end(&self) -> ([u8; 4], u16) {
+        (self.external, self.external_port)
+    }
+
     pub(crate) fn class(&self) -> ProtocolClass {
         class_of(self.protocol)
     }

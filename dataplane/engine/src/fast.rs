@@ -42,16 +42,16 @@ const TTL_DELTA: Delta = Delta::word(0x0100, 0x0000);
 /// A packet on its way through the stages.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lane {
-    key: Key4,
-    hash: u64,
+    pub(crate) key: Key4,
+    pub(crate) hash: u64,
     /// What the index says it is, or [`NONE`] for the long way.
     guess: u32,
-    /// Bytes of the IP packet.
-    length: u16,
+    /// Bytes of the IP packet; 0 of a SYN, which is none of the fast path's.
+    pub(crate) length: u16,
     /// Offset of the IP header.
-    l3: u8,
+    pub(crate) l3: u8,
     /// Interface it came in on.
-    on: u8,
+    pub(crate) on: u8,
     /// IPv6: its key stays in the packet.
     v6: bool,
     /// May open a flow: the long way, but not unprepared.
@@ -69,6 +69,12 @@ impl Lane {
         v6: false,
         opens: false,
     };
+
+    /// The key of an IPv4 packet that may open a flow.
+    #[inline(always)]
+    pub(crate) fn opening(&self) -> Option<Key4> {
+        (self.opens && !self.v6).then_some(self.key)
+    }
 
     /// Interface, offset and family of a packet that was found sound, if it was.
     pub(crate) fn packet(&self) -> Option<(InterfaceId, usize, Family)> {
@@ -129,10 +135,10 @@ impl Doors {
 }
 
 /// What a fast packet leaves with.
-struct Rewritten {
-    adjacency: Adjacency,
-    direction: Direction,
-    class: ProtocolClass,
+pub(crate) struct Rewritten {
+    pub(crate) adjacency: Adjacency,
+    pub(crate) direction: Direction,
+    pub(crate) class: ProtocolClass,
 }
 
 /// First stage: headers, hash, and a request for the index's bucket.
@@ -451,7 +457,7 @@ fn ready<'a>(
 
 /// Addresses, ports and checksums of a plain packet.
 #[inline(always)]
-fn translate(frame: &mut [u8], lane: &Lane, record: &FlowRecord, toward: Toward) -> Option<()> {
+pub(crate) fn translate(frame: &mut [u8], lane: &Lane, record: &FlowRecord, toward: Toward) -> Option<()> {
     let l3 = usize::from(lane.l3);
     let [a, b, c, d, _, _, _, _, i, j, k, l] = record.addresses;
     let [m, n, _, _, o, p] = record.ports;
@@ -481,7 +487,7 @@ fn translate(frame: &mut [u8], lane: &Lane, record: &FlowRecord, toward: Toward)
 
 /// TTL, Ethernet header, counters, TX queue.
 #[inline(always)]
-fn depart<B: Buffer>(
+pub(crate) fn depart<B: Buffer>(
     counters: &mut Counters,
     lane: &Lane,
     done: &Rewritten,

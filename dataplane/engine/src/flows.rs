@@ -43,6 +43,24 @@ pub(crate) struct NewFlow {
     pub(crate) binding: u32,
 }
 
+/// A flow to be, of a subscriber's first IPv4 packet to the outside.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Departing {
+    pub(crate) key: Key4,
+    /// Of the key, under which there is no flow.
+    pub(crate) hash: u64,
+    pub(crate) external: ([u8; 4], u16),
+    pub(crate) state: TcpState,
+    pub(crate) now: Time,
+    pub(crate) binding: u32,
+    /// Bytes of the first packet.
+    pub(crate) length: u16,
+    /// What the next packet needs for the fast path.
+    pub(crate) epoch: u32,
+    pub(crate) hop: u16,
+    pub(crate) ingress: u8,
+}
+
 /// Addresses and ports of an IPv4 packet as they stand in it, or of a record's direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Key4 {
@@ -172,15 +190,7 @@ impl Flows {
     /// Asks for the bucket of packets that answer those of `key`, sent to an external endpoint.
     #[inline(always)]
     pub(crate) fn prefetch_answers(&self, key: Key4, external: [u8; 4], port: u16) {
-        let [_, _, _, _, a, b, c, d] = key.addresses.to_ne_bytes();
-        let ([e, f, g, h], [high, low]) = (external, port.to_be_bytes());
-        let [_, _, remote_high, remote_low] = key.ports.to_ne_bytes();
-        let key = Key4 {
-            addresses: u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
-            ports: u32::from_ne_bytes([remote_high, remote_low, high, low]),
-            ..key
-        };
-        self.prefetch_index(self.hash4(key));
+        self.prefetch_index(self.hash4(answers_of(key, (external, port))));
     }
 
     /// The flow that a packet is likely of, and its direction; asks for its record.
@@ -247,12 +257,7 @@ impl Flows {
     /// The flow of packets with `tuple`, whose hash is `hash`.
     fn under(&self, hash: u64, tuple: &Tuple) -> Option<(u32, Toward)> {
         if let Some(key) = key4(tuple) {
-            let is = |number: u32| {
-                self.records
-                    .get((number >> 1) as usize)
-                    .is_some_and(|record| key4_of(record, toward_of(number)) == key)
-            };
-            return self.index.find(hash, is).map(|number| (number >> 1, toward_of(number)));
+            return self.find4(hash, key);
         }
         let key = Key6 {
             source: tuple.source.0,
@@ -265,6 +270,16 @@ impl Flows {
         };
         let number = self.index6.find(hash, is)?;
         Some(((number >> 1) + self.records.len() as u32, toward_of(number)))
+    }
+
+    /// The flow of IPv4 packets with `key`, whose hash is `hash`.
+    #[inline(always)]
+    pub(crate) fn find4(&self, hash: u64, key: Key4) -> Option<(u32, Toward)> {
+        let is = |number: u32| {
+            let record = self.records.get((number >> 1) as usize);
+            record.is_some_and(|record| key4_of(record, toward_of(number)) == key)
+        };
+        self.index.find(hash, is).map(|number| (number >> 1, toward_of(number)))
     }
 
     /// A live flow, or one that waits for its timer.
@@ -344,6 +359,52 @@ impl Flows {
         self.cold.prefetch(free.head as usize);
         self.records.prefetch(free.head as usize);
         self.write(number, flow, out, inward);
+        self.file(number, v4, (hash_out, hash_in), due)?;
+        if let Some(count) = self.inbound.get_mut(usize::from(!v4)) {
+            *count += usize::from(flow.inbound);
+        }
+        Some(number)
+    }
+
+    /// As [`Flows::insert`], for a flow that begins as nearly all do, and with its first packet counted.
+    #[inline(always)]
+    pub(crate) fn insert_departing(&mut self, flow: &Departing, due: Time) -> Option<u32> {
+        let answers = answers_of(flow.key, flow.external);
+        let hash_in = self.hash4(answers);
+        if self.find4(hash_in, answers).is_some() {
+            return None;
+        }
+        let number = self.free.take(&self.cold)?;
+        self.cold.prefetch(self.free.head as usize);
+        self.records.prefetch(self.free.head as usize);
+        let cold = self.cold.get_mut(number as usize)?;
+        cold.binding = flow.binding;
+        cold.created = (flow.now.0 >> CREATED_SHIFT) as u32;
+        let [a, b, c, d, e, f, g, h] = flow.key.addresses.to_ne_bytes();
+        let [m, n, o, p] = flow.key.ports.to_ne_bytes();
+        let ([i, j, k, l], port) = flow.external;
+        let [q, r] = port.to_be_bytes();
+        let ip = Delta::bytes(&[a, b, c, d], &[i, j, k, l]);
+        let record = self.records.get_mut(number as usize)?;
+        record.open();
+        (record.bytes, record.packets) = ([flow.length.into(), 0], [1, 0]);
+        (record.stamp, record.epoch) = (flow.now.0 as u32, flow.epoch);
+        (record.hops, record.ingress) = ([flow.hop, NO_HOP], [flow.ingress, NO_INGRESS]);
+        record.ip_delta = ip.to_bits();
+        record.l4_delta = ip.and(Delta::word(u16::from_be_bytes([m, n]), port)).to_bits();
+        record.protocol = flow.key.protocol;
+        record.state = flag::LIVE | flag::TRANSLATED | flow.state.index() as u8;
+        record.addresses = [a, b, c, d, e, f, g, h, i, j, k, l];
+        record.ports = [m, n, o, p, q, r];
+        record.close();
+        self.file(number, true, (flow.hash, hash_in), due)?;
+        Some(number)
+    }
+
+    /// Files a flow that was written under the hashes of its keys and hangs it on the wheel. `None`, and the number is free
+    /// again, if there is no room in the index.
+    #[inline(always)]
+    fn file(&mut self, number: u32, v4: bool, (hash_out, hash_in): (u64, u64), due: Time) -> Option<()> {
         let (index, base) =
             if v4 { (&mut self.index, 0) } else { (&mut self.index6, self.records.len() as u32) };
         let reference = (number - base) << 1;
@@ -357,10 +418,7 @@ impl Flows {
             return None;
         }
         self.wheel.insert(&mut self.cold, number, due);
-        if let Some(count) = self.inbound.get_mut(usize::from(!v4)) {
-            *count += usize::from(flow.inbound);
-        }
-        Some(number)
+        Some(())
     }
 
     fn write(&mut self, number: u32, flow: &NewFlow, out: &Tuple, inward: &Tuple) {
@@ -507,6 +565,19 @@ fn key4(tuple: &Tuple) -> Option<Key4> {
     let ([a, b, c, d], [e, f, g, h]) = (tuple.source.to_v4()?, tuple.destination.to_v4()?);
     let addresses = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
     Some(Key4 { addresses, ports: ports_of(tuple), protocol: tuple.protocol })
+}
+
+/// The key of packets that answer those of a UDP or TCP key, sent to an external end.
+#[inline(always)]
+fn answers_of(key: Key4, (external, port): ([u8; 4], u16)) -> Key4 {
+    let [_, _, _, _, a, b, c, d] = key.addresses.to_ne_bytes();
+    let ([e, f, g, h], [high, low]) = (external, port.to_be_bytes());
+    let [_, _, remote_high, remote_low] = key.ports.to_ne_bytes();
+    Key4 {
+        addresses: u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+        ports: u32::from_ne_bytes([remote_high, remote_low, high, low]),
+        ..key
+    }
 }
 
 /// The key of packets of one direction.

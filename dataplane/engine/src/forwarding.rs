@@ -119,10 +119,16 @@ impl Forwarding {
     /// Where `destination` leads; `None` without a route.
     pub(crate) fn lookup(&self, destination: Address) -> Option<Route> {
         let value = match destination.to_v4() {
-            Some(octets) => self.v4.lookup(&octets),
+            Some(octets) => return self.lookup_v4(octets),
             None => self.v6.lookup(&destination.0),
         };
         self.routes.get(value? as usize).copied()
+    }
+
+    /// As [`Forwarding::lookup`], of an IPv4 address.
+    #[inline(always)]
+    pub(crate) fn lookup_v4(&self, destination: [u8; 4]) -> Option<Route> {
+        self.routes.get(self.v4.lookup(&destination)? as usize).copied()
     }
 
     /// The box's own address on an interface, for ICMP errors: of the wanted family, global if there is one.
@@ -178,6 +184,12 @@ pub(crate) fn is_martian_destination(address: Address, in_ipv6: bool) -> bool {
         Some([a, ..]) => a == 0 || a == 127 || a >= 240 || is_link_local(address),
         None => is_martian_v6(&address.0) || address.is_unspecified() || is_link_local(address),
     }
+}
+
+/// Whether no packet may be forwarded from or to an IPv4 address: multicast, link-local and what is martian.
+#[inline(always)]
+pub(crate) const fn is_unroutable([a, b, ..]: [u8; 4]) -> bool {
+    matches!(a, 0 | 127 | 224..) || (a == 169 && b == 254)
 }
 
 /// Loopback, IPv4-compatible, deprecated site-local and ORCHID (RFC 6092 REC-3). The documentation prefix

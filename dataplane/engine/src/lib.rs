@@ -22,6 +22,7 @@ mod index;
 mod intervals;
 mod keyed;
 mod neighbours;
+mod opening;
 mod outbox;
 mod pipeline;
 mod policy;
@@ -189,6 +190,8 @@ impl<B: Buffer> Engine<B> {
                     if let Err(buffer) = worker.fast(now, refreshes, lane, buffer, out) {
                         long_way += 1;
                         worker.bindings.expect(lanes.drawn(at));
+                        let opened = worker.open_plain(tables, now, lane, buffer, source, out);
+                        let Err(buffer) = opened else { continue };
                         match lane.packet() {
                             Some(packet) => worker.looked_at(tables, now, packet, buffer, source, out),
                             None => worker.frame(Some(tables), now, port, buffer, source, out),

@@ -376,7 +376,7 @@ impl<B: Buffer> Worker<B> {
     }
 
     /// Carries a verdict out.
-    fn finish(
+    pub(crate) fn finish(
         &mut self,
         tables: Option<&Tables>,
         now: Time,

@@ -316,7 +316,13 @@ impl Policy {
 
     /// The pool that holds an external address.
     pub(crate) fn pool_of(&self, address: Address) -> Option<PoolId> {
-        let address = u32::from_be_bytes(address.to_v4()?);
+        self.pool_of_v4(address.to_v4()?)
+    }
+
+    /// As [`Policy::pool_of`], of an IPv4 address.
+    #[inline(always)]
+    pub(crate) fn pool_of_v4(&self, address: [u8; 4]) -> Option<PoolId> {
+        let address = u32::from_be_bytes(address);
         let at = self.ranges.partition_point(|range| range.first <= address);
         let range = self.ranges.get(at.checked_sub(1)?)?;
         (address <= range.last).then_some(range.pool)
@@ -335,7 +341,12 @@ impl Policy {
     /// What the NAT rules say about a flow.
     pub(crate) fn nat(&self, from: ZoneId, to: ZoneId, source: Address, destination: Address) -> NatVerdict {
         let tuple = Tuple { source, destination, ..Tuple::default() };
-        let rule = self.nat.first_match(&FirstPacket { from, to, tuple, icmp: None });
+        self.nat_of(&FirstPacket { from, to, tuple, icmp: None })
+    }
+
+    /// As [`Policy::nat`], of a packet whose ports the rules do not look at.
+    pub(crate) fn nat_of(&self, packet: &FirstPacket) -> NatVerdict {
+        let rule = self.nat.first_match(packet);
         rule.and_then(|rule| self.nat_verdicts.get(rule)).copied().unwrap_or(NatVerdict::NoRule)
     }
 

@@ -359,10 +359,8 @@ impl<B: Buffer> Worker<B> {
             binding,
         };
         let admitted = self.admit(tables, &flow);
-        if admitted.is_err()
-            && self.bindings.record(binding).is_some_and(|record| !record.is_in_use() && record.is_dynamic())
-        {
-            self.bindings.remove(binding, &mut self.counters);
+        if admitted.is_err() {
+            self.let_go(binding);
         }
         admitted.map(|number| (number, opener(inbound)))
     }
@@ -496,16 +494,27 @@ impl<B: Buffer> Worker<B> {
     /// Files a new flow and hangs it into its binding's list.
     fn admit(&mut self, tables: &Tables, flow: &NewFlow) -> Result<u32, Verdict> {
         let class = bindings::class_of(flow.forward.protocol);
-        let timeout = tables.policy.settings.timeout_ms(class, flow.state);
-        let due = Time(flow.last.0 + timeout.min(revisit_ms(class, &tables.policy.settings)));
+        let due = due(tables, class, flow.state, flow.last);
         let number = self.flows.insert(flow, due).ok_or(Verdict::Drop(DropReason::InternalError))?;
         self.counters.flow_created(class, flow.state);
-        if let Some(first) = self.bindings.hang(flow.binding, number) {
-            self.flows.link(number, first);
-            let out = if flow.inbound { &flow.reverse } else { &flow.forward };
-            self.bindings.flow_opened(flow.binding, (out.destination, out.destination_port), flow.inbound);
-        }
+        let out = if flow.inbound { &flow.reverse } else { &flow.forward };
+        self.hang((number, flow.binding), (out.destination, out.destination_port), flow.inbound);
         Ok(number)
+    }
+
+    /// Hangs a new flow into its binding's list.
+    pub(crate) fn hang(&mut self, (flow, binding): (u32, u32), remote: (Address, u16), inbound: bool) {
+        if let Some(first) = self.bindings.hang(binding, flow) {
+            self.flows.link(flow, first);
+            self.bindings.flow_opened(binding, remote, inbound);
+        }
+    }
+
+    /// Removes a binding that no flow uses after all.
+    pub(crate) fn let_go(&mut self, binding: u32) {
+        if self.bindings.record(binding).is_some_and(|record| !record.is_in_use() && record.is_dynamic()) {
+            self.bindings.remove(binding, &mut self.counters);
+        }
     }
 
     /// What happens to a packet of a known flow on its way out: TTL, MTU, state, rewrite.
@@ -756,6 +765,12 @@ fn opening_state(packet: &Packet) -> Result<TcpState, Verdict> {
 /// The direction of packets from the end that opened a flow.
 const fn opener(inbound: bool) -> Toward {
     if inbound { Toward::In } else { Toward::Out }
+}
+
+/// When to look at a flow that was used at `last`.
+pub(crate) fn due(tables: &Tables, class: ProtocolClass, state: TcpState, last: Time) -> Time {
+    let settings = &tables.policy.settings;
+    Time(last.0 + settings.timeout_ms(class, state).min(revisit_ms(class, settings)))
 }
 
 /// Idle timeout of a flow in milliseconds.
