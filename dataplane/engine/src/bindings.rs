@@ -21,7 +21,7 @@ use turnpike_abi::event::{AckResult, BindingRow};
 use turnpike_abi::flow::{CREATED_SHIFT, NONE};
 use turnpike_abi::table::{Filtering, PoolRecord};
 use turnpike_abi::{Address, PoolId, WorkerId, steering};
-use turnpike_shm::memory::{Memory, roomy};
+use turnpike_shm::memory::{Memory, prefetch_value, roomy};
 
 pub(crate) use pinholes::{Closing, Passage, PassingBy, Shown};
 
@@ -538,6 +538,10 @@ impl Bindings {
             self.slab.push(*binding);
         } else if let Some(slot) = self.slab.get_mut(number as usize) {
             *slot = *binding;
+            // The next one will be needed soon.
+            if let Some(next) = self.free.last().and_then(|next| self.slab.get(*next as usize)) {
+                prefetch_value(next);
+            }
         }
         if binding.pool != BindingRow::NO_POOL {
             if binding.has(Binding::LEASED) || Class::of(binding.class()).is_none() {

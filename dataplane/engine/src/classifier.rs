@@ -170,15 +170,21 @@ struct Plain {
     /// Bits that a source has under the mask.
     source: [u128; 2],
     destination: [u128; 2],
+    /// Everything else fits.
+    ends_only: bool,
 }
 
 impl Plain {
     fn new(rule: &FirewallRuleRecord) -> Self {
+        const ANY: u16 = FirewallRuleRecord::ANY;
         let bits = |prefix: &Prefix| {
             let mask = Prefix::mask(prefix.length);
             [u128::from_be_bytes(prefix.address.0) & mask, mask]
         };
+        let all_ports = [rule.source_ports, rule.destination_ports] == [[0, u16::MAX]; 2];
+        let any = [rule.protocol, rule.icmp_type, rule.icmp_code] == [ANY; 3];
         Self {
+            ends_only: rule.family == 0 && any && all_ports,
             from: rule.from,
             to: rule.to,
             family: rule.family,
@@ -200,7 +206,7 @@ impl Plain {
             && zone(self.to, packet.to)
             && under(source, self.source)
             && under(destination, self.destination)
-            && self.fits(packet)
+            && (self.ends_only || self.fits(packet))
     }
 
     /// Family, protocol, ports or ICMP type and code.

@@ -384,7 +384,7 @@ impl Flows {
         let [m, n, o, p] = flow.key.ports.to_ne_bytes();
         let ([i, j, k, l], port) = flow.external;
         let [q, r] = port.to_be_bytes();
-        let ip = Delta::bytes(&[a, b, c, d], &[i, j, k, l]);
+        let ip = Delta::address([a, b, c, d], [i, j, k, l]);
         let record = self.records.get_mut(number as usize)?;
         record.open();
         (record.bytes, record.packets) = ([flow.length.into(), 0], [1, 0]);

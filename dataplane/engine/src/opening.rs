@@ -209,10 +209,11 @@ impl<B: Buffer> Worker<B> {
         if way.class != ProtocolClass::Tcp || tables.policy.settings.mss_clamp == 0 {
             return;
         }
-        let Ok(packet) = packet::parse_plain(frame, usize::from(lane.l3)) else { return };
-        let mtu =
-            way.adjacency.mtu.min(tables.policy.mtu_of(InterfaceId(lane.on.into())).unwrap_or(u16::MAX));
-        if rewrite::clamp_mss(frame, &packet, mtu.saturating_sub(40)) {
+        let l3 = usize::from(lane.l3);
+        let Some(segment) = frame.get_mut(l3 + 20..l3 + usize::from(way.length)) else { return };
+        let on = tables.policy.mtu_of(InterfaceId(lane.on.into()));
+        let mtu = way.adjacency.mtu.min(on.unwrap_or(u16::MAX));
+        if rewrite::clamp_mss_of_syn(segment, mtu.saturating_sub(40)) {
             self.counters.add(Counter::MssClampedIn2Out, 1);
         }
     }

@@ -74,6 +74,15 @@ impl Delta {
         Self(fold((!old) as u32 + new as u32))
     }
 
+    /// The delta of replacing the IPv4 address `old` by `new`: [`Delta::bytes`] of four bytes.
+    #[must_use]
+    pub const fn address(old: [u8; 4], new: [u8; 4]) -> Self {
+        const fn sum([a, b, c, d]: [u8; 4]) -> u32 {
+            u16::from_be_bytes([a, b]) as u32 + u16::from_be_bytes([c, d]) as u32
+        }
+        Self(fold(!fold(sum(old)) as u32 + fold(sum(new)) as u32))
+    }
+
     /// The delta of replacing `old` by `new` at an even offset of what is summed.
     ///
     /// Both have the same length, as a rewrite in place does; what one has more than the other counts as

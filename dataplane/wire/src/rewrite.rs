@@ -110,7 +110,11 @@ pub fn clamp_mss(frame: &mut [u8], packet: &Packet, mss: u16) -> bool {
     if flags & TCP_SYN == 0 || matches!(packet.fragment, Fragment::Later { .. }) {
         return false;
     }
-    let Some(segment) = frame.get_mut(packet.l4..packet.end) else { return false };
+    frame.get_mut(packet.l4..packet.end).is_some_and(|segment| clamp_mss_of_syn(segment, mss))
+}
+
+/// As [`clamp_mss`], of a TCP segment that is known to have SYN set.
+pub fn clamp_mss_of_syn(segment: &mut [u8], mss: u16) -> bool {
     let Some(&[data_offset]) = array(segment, TCP_DATA_OFFSET) else { return false };
     let Some(header) = segment.get_mut(..usize::from(data_offset >> 4) * 4) else { return false };
     let Some(at) = mss_option(header) else { return false };
