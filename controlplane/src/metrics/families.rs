@@ -314,6 +314,14 @@ fn workers(reading: &Reading, facts: &Facts) -> Vec<Family> {
             ),
             |w| w.get(Counter::FastPath) as f64,
         ),
+        plain(
+            Family::counter(
+                "turnpike_worker_plain_openings_total",
+                "First packets that opened their flow the short way.",
+                &["worker"],
+            ),
+            |w| w.get(Counter::PlainOpenings) as f64,
+        ),
         labelled(
             Family::counter(
                 "turnpike_worker_commands_total",

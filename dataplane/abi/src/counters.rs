@@ -51,6 +51,8 @@ indices! {
         ReceivedBytes = "received_bytes",
         /// Received packets that needed nothing but their flow's record.
         FastPath = "fast_path",
+        /// First packets that opened their flow without more than plain ones need.
+        PlainOpenings = "plain_openings",
         /// Packets handed to a TX queue and taken by it.
         Sent = "sent",
         /// Bytes of those.

@@ -21,7 +21,7 @@ use turnpike_abi::event::Tuple;
 use turnpike_abi::flow::Toward;
 use turnpike_abi::table::{SettingsRecord, Side};
 use turnpike_abi::{Address, InterfaceId, PoolId, ZoneId, steering};
-use turnpike_wire::packet::{self, TCP_PSH, TCP_URG};
+use turnpike_wire::packet;
 use turnpike_wire::rewrite;
 
 const TCP: u8 = 6;
@@ -197,6 +197,7 @@ impl<B: Buffer> Worker<B> {
             self.let_go(binding);
             return Err(DropReason::InternalError);
         };
+        self.counters.add(Counter::PlainOpenings, 1);
         self.counters.flow_created(class, state);
         let [_, _, _, _, e, f, g, h] = lane.key.addresses.to_ne_bytes();
         let [_, _, k, l] = lane.key.ports.to_ne_bytes();
@@ -219,14 +220,11 @@ impl<B: Buffer> Worker<B> {
     }
 }
 
-/// Bytes of the IP packet of a plain SYN: its header is sound, and it has no flags besides but those of ECN
-/// (RFC 3168 6.1.1). The rest of its IP header was looked at.
+/// Bytes of the IP packet of a SYN whose header is sound. The rest of its IP header was looked at.
 #[inline(always)]
 fn syn_of(frame: &[u8], l3: usize) -> Option<u16> {
     let header: &[u8; 40] = frame.get(l3..)?.first_chunk()?;
     let length = u16::from_be_bytes([header[2], header[3]]);
     let (offset, flags) = (u16::from(header[32] >> 4) * 4, header[33]);
-    let plain =
-        tcp::opens(flags) && flags & (TCP_PSH | TCP_URG) == 0 && offset >= 20 && 20 + offset <= length;
-    plain.then_some(length)
+    (tcp::opens(flags) && offset >= 20 && 20 + offset <= length).then_some(length)
 }

@@ -1,0 +1,224 @@
+//! The short way of a first packet against the long way, which a priority tag makes every frame take.
+
+use turnpike_abi::counters::{Counter, Counters};
+use turnpike_abi::table::{Action, Filtering, NatAction, NatRuleRecord, PoolRecord};
+use turnpike_abi::{PoolId, Prefix};
+use turnpike_sim::lab::{INSIDE_PORT, Lab, OUTSIDE_PORT, forwarding};
+use turnpike_sim::packets::{Build, Seen, see};
+use turnpike_sim::tables::{INSIDE, OUTSIDE, PolicyTable, address, rule};
+use turnpike_wire::ethernet;
+use turnpike_wire::packet::{Fragment, TCP_ACK, TCP_FIN, TCP_PSH, TCP_SYN, TCP_URG};
+
+/// A small generator, so that both boxes get the same.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 33) % bound
+    }
+
+    fn one<'a>(&mut self, of: &[&'a str]) -> &'a str {
+        of[self.below(of.len() as u64) as usize]
+    }
+}
+
+/// Tables with something of everything that has a say about a first packet.
+fn policy(seed: u64) -> PolicyTable {
+    let mut policy = PolicyTable::default();
+    let pool = &mut policy.pools[0];
+    match seed % 5 {
+        0 => {}
+        1 => (pool.subscriber_flows, pool.subscriber_rate, pool.subscriber_burst) = (9, 3, 5),
+        2 => (pool.subscriber_ports, pool.filtering) = (6, Filtering::ADDRESS_DEPENDENT),
+        3 => {
+            // Exhausted before long.
+            (pool.port_first, pool.port_last, pool.block_size, pool.blocks) = (1024, 1151, 64, 1);
+            policy.ranges[0].last = policy.ranges[0].first;
+        }
+        _ => pool.flags |= PoolRecord::PARITY,
+    }
+    if seed % 2 == 1 {
+        let mut server = rule(INSIDE, OUTSIDE, Action::REJECT);
+        server.destination = prefix("198.51.100.66", 32);
+        let mut mail = rule(INSIDE, OUTSIDE, Action::DROP);
+        (mail.protocol, mail.destination_ports) = (6, [25, 25]);
+        let mut web = rule(INSIDE, OUTSIDE, Action::ACCEPT);
+        (web.destination_ports, web.rule) = ([443, 443], 2);
+        mail.rule = 1;
+        policy.rules = vec![server, mail, web];
+    }
+    if seed % 3 == 1 {
+        let exempt = NatRuleRecord {
+            source: prefix("10.0.0.12", 32),
+            from: INSIDE,
+            to: OUTSIDE,
+            action: NatAction::EXEMPT,
+            pool: PoolId(0),
+            ..NatRuleRecord::default()
+        };
+        policy.nat.insert(0, exempt);
+    }
+    policy.interfaces[1].mtu = 1400;
+    policy
+}
+
+fn prefix(text: &str, length: u8) -> Prefix {
+    Prefix { address: address(text), length: 96 + length, ..Prefix::default() }
+}
+
+fn labs(workers: u8, seed: u64) -> [Lab; 2] {
+    [(); 2].map(|()| {
+        let mut table = forwarding();
+        table.route("198.51.101.0", 24, Some("192.0.2.99"), OUTSIDE_PORT);
+        let mut lab = Lab::with(workers, &policy(seed), &table);
+        for host in 11..16 {
+            lab.appliance.neighbour(
+                INSIDE_PORT,
+                address(&format!("10.0.0.{host}")),
+                [2, 0xff, 0, 0, 0, host],
+            );
+        }
+        lab
+    })
+}
+
+/// A first packet, or one that is nearly one.
+fn first(dice: &mut Dice) -> Build {
+    const HOSTS: [&str; 9] = [
+        "10.0.0.9",
+        "10.0.0.10",
+        "10.0.0.11",
+        "10.0.0.12",
+        "10.0.0.13",
+        "10.0.0.14",
+        // Not from there, or from nobody.
+        "192.168.7.7",
+        "203.0.113.5",
+        "127.0.0.1",
+    ];
+    const SERVERS: [&str; 11] = [
+        "198.51.100.7",
+        "198.51.100.8",
+        "198.51.100.9",
+        "198.51.100.66",
+        "198.51.100.10",
+        // An unknown next hop, nowhere, a pool address, the box, a subscriber, the link.
+        "198.51.101.1",
+        "240.0.0.1",
+        "203.0.113.3",
+        "192.0.2.1",
+        "10.0.0.10",
+        "169.254.3.3",
+    ];
+    let host = if dice.below(12) == 0 { dice.one(&HOSTS[6..]) } else { dice.one(&HOSTS[..6]) };
+    let server = if dice.below(12) == 0 { dice.one(&SERVERS[5..]) } else { dice.one(&SERVERS[..5]) };
+    let ports = (2000 + dice.below(6) as u16, [443, 25, 53][dice.below(3) as usize]);
+    let most = if dice.below(10) == 0 { 1460 } else { 40 };
+    let payload = vec![7; dice.below(most) as usize];
+    let packet = if dice.below(2) == 0 {
+        Build::udp((host, ports.0), (server, ports.1), &payload)
+    } else {
+        let flags = match dice.below(12) {
+            0 => TCP_SYN | TCP_ACK,
+            1 => TCP_SYN | TCP_PSH,
+            2 => TCP_SYN | TCP_URG,
+            3 => TCP_SYN | TCP_FIN,
+            4 => TCP_ACK,
+            5 => TCP_SYN | 0xc0,
+            _ => TCP_SYN,
+        };
+        let options: &[u8] = match dice.below(4) {
+            0 => &[],
+            1 => &[2, 4, 5, 180],
+            2 => &[1, 2, 4, 5, 180, 1, 1, 0],
+            _ => &[1, 1, 1, 9],
+        };
+        Build::tcp_with((host, ports.0), (server, ports.1), flags, options, &payload)
+    };
+    let packet = if dice.below(25) == 0 { packet.ttl(dice.below(3) as u8) } else { packet };
+    if dice.below(3) == 0 { packet.df() } else { packet }
+}
+
+/// As the frame of somebody who marks priority: 802.1Q, VLAN 0. It comes from the same port as the other.
+fn tagged(frame: &[u8]) -> Vec<u8> {
+    let mut tagged = frame.to_vec();
+    tagged.splice(12..12, [0x81, 0, 0, 0]);
+    assert_eq!(ethernet::parse(&tagged).unwrap().vlan, Some(0));
+    tagged
+}
+
+/// What left, but for the external port and what depends on it: the two boxes draw other numbers.
+fn but_for_the_port(frame: &[u8]) -> Vec<u8> {
+    let Seen { packet, mut frame, .. } = see(frame);
+    // An error quotes what came in, and only the first fragment has ports.
+    if packet.protocol != 1 && !matches!(packet.fragment, Fragment::Later { .. }) {
+        frame[packet.l4..packet.l4 + 2].fill(0);
+        let checksum = packet.l4 + if packet.protocol == 6 { 16 } else { 6 };
+        frame[checksum..checksum + 2].fill(0);
+    }
+    frame
+}
+
+/// Counters, but for what says which way was taken.
+fn counted(lab: &Lab) -> Counters {
+    let mut counters = lab.appliance.counters();
+    counters.set(Counter::FastPath, 0);
+    counters.set(Counter::PlainOpenings, 0);
+    counters.set(Counter::ReceivedBytes, 0);
+    counters
+}
+
+/// An answer from outside to what left, if that was translated.
+fn answer(left: &Seen) -> Option<Build> {
+    let ((external, port), (server, from)) = (left.source(), left.destination());
+    let ends = ((server.to_string(), from), (external.to_string(), port));
+    let (source, destination) = ((ends.0.0.as_str(), ends.0.1), (ends.1.0.as_str(), ends.1.1));
+    match left.packet.protocol {
+        17 => Some(Build::udp(source, destination, b"answer")),
+        6 => Some(Build::tcp(source, destination, TCP_SYN | TCP_ACK, b"")),
+        _ => None,
+    }
+}
+
+fn run(workers: u8, seed: u64) -> u64 {
+    let mut labs = labs(workers, seed);
+    let mut dice = Dice(seed);
+    for step in 0..700 {
+        let packet = first(&mut dice);
+        let frame = packet.frame(INSIDE_PORT);
+        let short = labs[0].frame(INSIDE_PORT, &frame);
+        let long = labs[1].frame(INSIDE_PORT, &tagged(&frame));
+        let place = format!("{workers} workers, seed {seed}, step {step}: {packet:?}");
+        assert_eq!(short.drops, long.drops, "{place}");
+        assert_eq!(short.punted, long.punted, "{place}");
+        let [left, right] = [&short, &long].map(|step| {
+            step.sent.iter().map(|(port, frame)| (*port, but_for_the_port(frame))).collect::<Vec<_>>()
+        });
+        assert_eq!(left, right, "{place}");
+        // The answer comes back to the same host, changed in the same way.
+        if let ([(OUTSIDE_PORT, left)], [(_, right)]) = (&short.sent[..], &long.sent[..]) {
+            let answers = [left, right].map(|frame| answer(&see(frame)));
+            if let [Some(left), Some(right)] = answers {
+                let left = labs[0].step(OUTSIDE_PORT, &left);
+                let right = labs[1].step(OUTSIDE_PORT, &right);
+                assert_eq!((left.sent, left.drops), (right.sent, right.drops), "{place}");
+            }
+        }
+        if dice.below(20) == 0 {
+            let pause = [1, 300, 4000, 130_000, 400_000][dice.below(5) as usize];
+            labs.iter_mut().for_each(|lab| lab.appliance.advance(pause, pause / 8 + 1));
+        }
+        assert_eq!(counted(&labs[0]), counted(&labs[1]), "{place}");
+        assert_eq!(labs[0].appliance.rule_hits(), labs[1].appliance.rule_hits(), "{place}");
+    }
+    let [short, long] = labs.map(|lab| lab.appliance.counters().get(Counter::PlainOpenings));
+    assert_eq!(long, 0);
+    short
+}
+
+#[test]
+fn both_ways_open_the_same_flows() {
+    let opened: u64 = (0..30).map(|seed| run(1 + (seed % 2) as u8 * 2, seed)).sum();
+    assert!(opened > 3000, "only {opened} flows were opened the short way");
+}
