@@ -138,6 +138,13 @@ impl Binding {
     }
 }
 
+/// Where the binding of an inside endpoint in a pool is filed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Place {
+    hash: u64,
+    pool: PoolId,
+}
+
 /// An inside endpoint without binding, and where one will be filed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Unbound {
@@ -346,10 +353,17 @@ impl Bindings {
 
     /// First of five steps, over a burst, that bring the lines near which new bindings will need. The pool is a
     /// guess: the one of the last new binding.
-    pub(crate) fn prefetch(&self, protocol: u8, inside: [u8; 4], port: u16) {
+    pub(crate) fn prefetch(&self, protocol: u8, inside: [u8; 4], port: u16) -> Place {
         let pool = self.last_pool;
-        self.by_inside.prefetch(self.hash_inside(protocol, Address::v4(inside), port, pool));
+        let place = Place { hash: self.hash_inside(protocol, Address::v4(inside), port, pool), pool };
+        self.fetch(place);
         self.ports.prefetch_index(inside, pool);
+        place
+    }
+
+    /// Asks once more for the line of a place: much was looked at since.
+    pub(crate) fn fetch(&self, place: Place) {
+        self.by_inside.prefetch(place.hash);
     }
 
     /// Second step. Returns the subscriber's number.
@@ -378,6 +392,24 @@ impl Bindings {
     /// What that needs, if there is none.
     pub(crate) fn search(&self, protocol: u8, inside: (Address, u16), pool: PoolId) -> Result<u32, Unbound> {
         let hash = self.hash_inside(protocol, inside.0, inside.1, pool);
+        self.search_at(Place { hash, pool }, protocol, inside, pool)
+    }
+
+    /// As [`Bindings::search`], with the place that [`Bindings::prefetch`] guessed.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn search_at(
+        &self,
+        place: Place,
+        protocol: u8,
+        inside: (Address, u16),
+        pool: PoolId,
+    ) -> Result<u32, Unbound> {
+        if place.pool != pool {
+            return self.search(protocol, inside, pool);
+        }
+        let hash = place.hash;
         self.under(hash, protocol, inside, pool).ok_or(Unbound { inside, pool, protocol, hash })
     }
 

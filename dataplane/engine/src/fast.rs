@@ -6,7 +6,7 @@
 //! through [`Worker::frame`], which knows all of it and leaves in the record what this path needs next time.
 
 use crate::Buffer;
-use crate::bindings::Bindings;
+use crate::bindings::{Bindings, Place};
 use crate::flows::{Flows, Key4, Key6};
 use crate::neighbours::Adjacency;
 use crate::outbox::Outbox;
@@ -87,13 +87,32 @@ impl Lane {
 #[derive(Debug)]
 pub(crate) struct Lanes {
     lanes: [Lane; LANES],
-    /// What was drawn for the bindings of packets that may open a flow.
-    drawn: [Option<Foreseen>; LANES],
+    /// Of packets that may open a flow.
+    drawn: [Drawn; LANES],
+}
+
+/// What a packet will need that may open a flow.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Drawn {
+    /// Where its binding is, or will be, filed.
+    pub(crate) place: Place,
+    /// The port that a new binding of its will get.
+    pub(crate) foreseen: Option<Foreseen>,
+    /// With that port, the hash of packets that answer.
+    answers: u64,
+}
+
+impl Drawn {
+    /// The hash of packets that answer those of a flow whose binding has a port, if it is the one that was drawn.
+    pub(crate) fn answers(&self, (external, port): ([u8; 4], u16)) -> Option<u64> {
+        let drawn = self.foreseen.filter(|drawn| (drawn.external, drawn.port) == (external, port));
+        drawn.map(|_| self.answers)
+    }
 }
 
 impl Lanes {
     pub(crate) fn new() -> Self {
-        Self { lanes: [Lane::SLOW; LANES], drawn: [None; LANES] }
+        Self { lanes: [Lane::SLOW; LANES], drawn: [Drawn::default(); LANES] }
     }
 
     /// The lanes of a burst from one on, numbered.
@@ -101,9 +120,9 @@ impl Lanes {
         (first..).zip(self.lanes.get(first..).unwrap_or_default())
     }
 
-    /// What [`prepare`] drew for the binding of a packet, if it may need one.
-    pub(crate) fn drawn(&self, at: usize) -> Option<Foreseen> {
-        self.drawn.get(at).copied().flatten().filter(|_| self.lanes.get(at).is_some_and(|lane| lane.opens))
+    /// What [`prepare`] found out for a packet, if it may open a flow.
+    pub(crate) fn drawn(&self, at: usize) -> Option<&Drawn> {
+        self.drawn.get(at).filter(|_| self.lanes.get(at).is_some_and(|lane| lane.opens))
     }
 }
 
@@ -189,7 +208,8 @@ pub(crate) fn guess(lanes: &mut Lanes, count: usize, flows: &Flows) -> usize {
 /// Between second and third stage, where packets may open flows: what a new binding touches is asked for line
 /// after line, each over the whole burst. The last two are those of the port that it will get, which is drawn here, and
 /// of the flow's entry for what comes back to that port. `again` does it for those alone for which no port was
-/// drawn: a packet before them may have brought their subscriber its first block.
+/// drawn: a packet before them may have brought their subscriber its first block; for the others it asks once more for
+/// what may have left the nearest cache since.
 pub(crate) fn prepare(
     lanes: &mut Lanes,
     some: Range<usize>,
@@ -200,12 +220,17 @@ pub(crate) fn prepare(
     let Lanes { lanes, drawn } = lanes;
     let mut opening = [Opening::NONE; LANES];
     let mut openings = 0;
-    let lacks = |at: usize| !again || drawn.get(at).is_some_and(Option::is_none);
-    let of_some = lanes.iter().enumerate().skip(some.start).take(some.len());
-    for ((at, lane), opening) in of_some.filter(|(at, lane)| lane.opens && lacks(*at)).zip(&mut opening) {
+    let of_some = lanes.iter().zip(drawn.iter_mut()).enumerate().skip(some.start).take(some.len());
+    for (at, (lane, drawn)) in of_some.filter(|(_, (lane, _))| lane.opens) {
+        if again && drawn.foreseen.is_some() {
+            bindings.fetch(drawn.place);
+            flows.prefetch_index(drawn.answers);
+            continue;
+        }
+        let Some(opening) = opening.get_mut(openings) else { break };
         let [a, b, c, d, ..] = lane.key.addresses.to_ne_bytes();
         let [high, low, ..] = lane.key.ports.to_ne_bytes();
-        bindings.prefetch(lane.key.protocol, [a, b, c, d], u16::from_be_bytes([high, low]));
+        drawn.place = bindings.prefetch(lane.key.protocol, [a, b, c, d], u16::from_be_bytes([high, low]));
         let class = if lane.key.protocol == TCP { Class::Tcp } else { Class::Udp };
         *opening = Opening { lane: at, class, inside: [a, b, c, d], subscriber: NONE, block: NONE };
         openings += 1;
@@ -224,9 +249,9 @@ pub(crate) fn prepare(
         let foreseen = bindings.draw(opening.subscriber, opening.block, opening.class);
         if let (Some(drawn), Some(lane)) = (drawn.get_mut(opening.lane), lanes.get(opening.lane)) {
             if let Some(foreseen) = &foreseen {
-                flows.prefetch_answers(lane.key, foreseen.external, foreseen.port);
+                drawn.answers = flows.prefetch_answers(lane.key, foreseen.external, foreseen.port);
             }
-            *drawn = foreseen;
+            drawn.foreseen = foreseen;
         }
     }
 }

@@ -50,6 +50,8 @@ pub(crate) struct Departing {
     /// Of the key, under which there is no flow.
     pub(crate) hash: u64,
     pub(crate) external: ([u8; 4], u16),
+    /// The hash of packets that answer, if it is known.
+    pub(crate) answers: Option<u64>,
     pub(crate) state: TcpState,
     pub(crate) now: Time,
     pub(crate) binding: u32,
@@ -187,10 +189,12 @@ impl Flows {
         self.hash.v4(key.addresses, key.ports, key.protocol)
     }
 
-    /// Asks for the bucket of packets that answer those of `key`, sent to an external endpoint.
+    /// Asks for the bucket of packets that answer those of `key`, sent to an external endpoint. Returns their hash.
     #[inline(always)]
-    pub(crate) fn prefetch_answers(&self, key: Key4, external: [u8; 4], port: u16) {
-        self.prefetch_index(self.hash4(answers_of(key, (external, port))));
+    pub(crate) fn prefetch_answers(&self, key: Key4, external: [u8; 4], port: u16) -> u64 {
+        let hash = self.hash4(answers_of(key, (external, port)));
+        self.prefetch_index(hash);
+        hash
     }
 
     /// The flow that a packet is likely of, and its direction; asks for its record.
@@ -370,7 +374,7 @@ impl Flows {
     #[inline(always)]
     pub(crate) fn insert_departing(&mut self, flow: &Departing, due: Time) -> Option<u32> {
         let answers = answers_of(flow.key, flow.external);
-        let hash_in = self.hash4(answers);
+        let hash_in = flow.answers.unwrap_or_else(|| self.hash4(answers));
         if self.find4(hash_in, answers).is_some() {
             return None;
         }

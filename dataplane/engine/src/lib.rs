@@ -189,9 +189,17 @@ impl<B: Buffer> Engine<B> {
                 for ((at, lane), buffer) in lanes.from(first).zip(packets.by_ref().take(group)) {
                     if let Err(buffer) = worker.fast(now, refreshes, lane, buffer, out) {
                         long_way += 1;
-                        worker.bindings.expect(lanes.drawn(at));
-                        let opened = worker.open_plain(tables, now, lane, buffer, source, out);
-                        let Err(buffer) = opened else { continue };
+                        let drawn = lanes.drawn(at);
+                        worker.bindings.expect(drawn.and_then(|drawn| drawn.foreseen));
+                        let buffer = match drawn {
+                            Some(drawn) => {
+                                match worker.open_plain(tables, now, (lane, drawn), buffer, source, out) {
+                                    Ok(()) => continue,
+                                    Err(buffer) => buffer,
+                                }
+                            }
+                            None => buffer,
+                        };
                         match lane.packet() {
                             Some(packet) => worker.looked_at(tables, now, packet, buffer, source, out),
                             None => worker.frame(Some(tables), now, port, buffer, source, out),

@@ -5,7 +5,7 @@
 //! whatever is not plain, down to a next hop that has to be asked for first, it leaves to the long way untouched.
 
 use crate::bindings::Unbound;
-use crate::fast::{self, Lane, Rewritten};
+use crate::fast::{self, Drawn, Lane, Rewritten};
 use crate::flows::Departing;
 use crate::forwarding::{Route, is_unroutable};
 use crate::neighbours::{Adjacency, NextHop};
@@ -53,14 +53,14 @@ impl<B: Buffer> Worker<B> {
         &mut self,
         tables: &Tables,
         now: Time,
-        lane: &Lane,
+        (lane, drawn): (&Lane, &Drawn),
         mut buffer: B,
         source: &mut impl BufferSource<B>,
         out: &mut Outbox<B>,
     ) -> Result<(), B> {
-        let Some(way) = self.way(tables, lane, buffer.bytes()) else { return Err(buffer) };
+        let Some(way) = self.way(tables, (lane, drawn), buffer.bytes()) else { return Err(buffer) };
         let on = InterfaceId(lane.on.into());
-        match self.begin(tables, now, lane, &way) {
+        match self.begin(tables, now, (lane, drawn), &way) {
             Ok(flow) => {
                 self.clamp_plain(tables, lane, &way, buffer.bytes_mut());
                 let mut lane = *lane;
@@ -88,7 +88,7 @@ impl<B: Buffer> Worker<B> {
 
     /// Where a first packet goes. `None` for the long way, which may also find that it goes nowhere.
     #[inline(always)]
-    fn way(&mut self, tables: &Tables, lane: &Lane, frame: &[u8]) -> Option<Way> {
+    fn way(&mut self, tables: &Tables, (lane, drawn): (&Lane, &Drawn), frame: &[u8]) -> Option<Way> {
         let (key, on) = (lane.opening()?, InterfaceId(lane.on.into()));
         let (class, state, length) = if key.protocol == TCP {
             (ProtocolClass::Tcp, TcpState::Init, syn_of(frame, usize::from(lane.l3))?)
@@ -139,7 +139,7 @@ impl<B: Buffer> Worker<B> {
         {
             return None;
         }
-        let binding = self.bindings.search(key.protocol, (inside, tuple.source_port), pool);
+        let binding = self.bindings.search_at(drawn.place, key.protocol, (inside, tuple.source_port), pool);
         if let Ok(number) = binding {
             // One with a pinhole is the long way's.
             self.bindings.record(number).filter(|record| record.is_dynamic())?;
@@ -162,7 +162,13 @@ impl<B: Buffer> Worker<B> {
     /// # Errors
     /// The reason to drop its packet.
     #[inline(always)]
-    fn begin(&mut self, tables: &Tables, now: Time, lane: &Lane, way: &Way) -> Result<u32, DropReason> {
+    fn begin(
+        &mut self,
+        tables: &Tables,
+        now: Time,
+        (lane, drawn): (&Lane, &Drawn),
+        way: &Way,
+    ) -> Result<u32, DropReason> {
         let &Way { zones: (from, to), pool, class, state, length, .. } = way;
         self.counters.verdict(from, to, FirewallAction::Accept);
         if let Some(rule) = way.rule {
@@ -183,6 +189,7 @@ impl<B: Buffer> Worker<B> {
         let flow = Departing {
             key: lane.key,
             hash: lane.hash,
+            answers: drawn.answers(external),
             external,
             state,
             now,
