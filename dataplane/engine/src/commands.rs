@@ -1,11 +1,11 @@
 //! Commands of the control plane. What they hold is checked field by field: the sender is not trusted.
 
 use crate::bindings::{Binding, Shown, class_of, is_translated};
+use crate::expiry::timeout_ms;
 use crate::neighbours::NextHop;
 use crate::outbox::Outbox;
 use crate::pipeline::{Tables, Worker};
 use crate::policy::has_ports;
-use crate::sessions::timeout_ms;
 use crate::{Buffer, Time, Violation};
 use turnpike_abi::command::{
     Kind, Look, MAX_RANGE, NeighbourClear, NeighbourSet, NeighboursReset, Parity, PinholeAdd, PinholeRemove,

@@ -12,6 +12,7 @@ mod buffer;
 mod classifier;
 mod commands;
 mod egress;
+mod expiry;
 mod fast;
 mod flows;
 mod forwarding;

@@ -5,6 +5,7 @@
 //! whatever is not plain, down to a next hop that has to be asked for first, it leaves to the long way untouched.
 
 use crate::bindings::Unbound;
+use crate::expiry::due;
 use crate::fast::{self, Drawn, Lane, Rewritten};
 use crate::flows::Departing;
 use crate::forwarding::{Route, is_unroutable};
@@ -12,7 +13,6 @@ use crate::neighbours::{Adjacency, NextHop};
 use crate::outbox::Outbox;
 use crate::pipeline::{Refusal, Tables, Verdict, Worker};
 use crate::policy::{FirstPacket, NatVerdict};
-use crate::sessions::due;
 use crate::{Buffer, BufferSource, Time, tcp};
 use turnpike_abi::counters::{
     Counter, Direction, DropReason, FirewallAction, IcmpKind, ProtocolClass, TcpState,
