@@ -2,6 +2,7 @@
 //! the pinholes that stay without traffic.
 
 mod contacts;
+mod ending;
 mod held;
 mod pinholes;
 mod slots;
@@ -23,6 +24,7 @@ use turnpike_abi::table::{Filtering, PoolRecord};
 use turnpike_abi::{Address, PoolId, WorkerId, steering};
 use turnpike_shm::memory::{Memory, prefetch_value, roomy};
 
+pub(crate) use ending::Leaving;
 pub(crate) use pinholes::{Closing, Passage, PassingBy, Shown};
 
 const IPV6_IN_IPV4: u8 = 41;
@@ -608,42 +610,6 @@ impl Bindings {
         self.ports.note_foreign(kind, inside, external, protocol, external_port);
     }
 
-    /// Removes a binding and frees its port. The caller has ended its flows and its pinholes.
-    pub(crate) fn remove(&mut self, number: u32, counters: &mut Counters) {
-        let Some(&binding) = self.record(number) else { return };
-        let inside = self.inside_of(&binding);
-        let hash = self.hash_inside(binding.protocol, inside, binding.inside_port, binding.pool);
-        self.by_inside.remove(hash, number);
-        if let Some(record) = self.record_mut(number) {
-            record.flags = 0;
-        }
-        self.free.push(number);
-        if binding.pool == BindingRow::NO_POOL {
-            self.forget_host(binding.subscriber);
-            return;
-        }
-        counters.binding_ended(binding.class(), binding.pool.index());
-        let class = Class::of(binding.class());
-        if binding.has(Binding::LOGGED) {
-            self.log(Kind::PORTS_RELEASED, &binding);
-        }
-        if binding.has(Binding::LEASED) || class.is_none() {
-            let port = binding.external_port;
-            self.portless.remove(&ExternalKey {
-                address: binding.external(),
-                port,
-                protocol: binding.protocol,
-            });
-        }
-        match class {
-            Some(class) if binding.has(Binding::LEASED) => self.ports.detach(binding.subscriber, class),
-            Some(class) => {
-                self.ports.release(binding.subscriber, binding.external, class, binding.external_port);
-            }
-            None => {}
-        }
-    }
-
     /// Counts a flow that uses a binding.
     pub(crate) fn flow_opened(&mut self, number: u32, remote: (Address, u16), inbound: bool) {
         let Some(&Binding { subscriber, pool, .. }) = self.record(number) else { return };
@@ -655,21 +621,6 @@ impl Bindings {
             self.ports.count_flow(subscriber, true);
             if !inbound && let (Some(contacts), Some(to)) = (&mut self.contacts, remote.0.to_v4()) {
                 contacts.add(number, to);
-            }
-        }
-    }
-
-    /// Counts a flow out. To be told before the binding is removed.
-    pub(crate) fn flow_ended(&mut self, number: u32, remote: (Address, u16), inbound: bool) {
-        let Some(&Binding { subscriber, pool, .. }) = self.record(number) else { return };
-        let pinhole = self.pinhole_of(number);
-        if pinhole != NONE {
-            self.count_in_pinhole(pinhole, remote, inbound, false);
-        }
-        if pool != BindingRow::NO_POOL {
-            self.ports.count_flow(subscriber, false);
-            if !inbound && let (Some(contacts), Some(to)) = (&mut self.contacts, remote.0.to_v4()) {
-                contacts.remove(number, to);
             }
         }
     }

@@ -1,6 +1,11 @@
 //! The end of flows: timers that come due, and what a flow leaves behind.
+//!
+//! Flows whose time has come end as packets pass: a batch moves through stages, each of which asks for the lines of
+//! memory that the next one reads. What a stage learns holds until the last one: nobody else writes, and the end of
+//! one flow changes nothing that another's stages looked at.
 
-use crate::flows::class_of_record;
+use crate::bindings::Leaving;
+use crate::flows::{Filed, class_of_record};
 use crate::pipeline::{Tables, Worker};
 use crate::{Buffer, Time, tcp};
 use turnpike_abi::counters::{Counter, FlowEnd, ProtocolClass, TcpState};
@@ -12,10 +17,35 @@ use turnpike_abi::table::SettingsRecord;
 const VISITS: usize = 64;
 const VISITS_BEHIND: usize = 256;
 const BEHIND_MS: u64 = 256;
+/// Flows that end together.
+const BATCH: usize = 64;
+const _: () = assert!(VISITS.is_multiple_of(BATCH) && VISITS_BEHIND.is_multiple_of(BATCH));
+
+/// A flow on its way through the stages.
+#[derive(Clone, Copy)]
+struct Ending {
+    flow: u32,
+    binding: u32,
+    /// Nothing if it has ended already and its timer finds it so.
+    why: Option<(FlowEnd, Filed)>,
+    /// Of its binding, if that may end with it.
+    leaving: Option<Leaving>,
+}
+
+impl Ending {
+    const NONE: Self = Self { flow: NONE, binding: NONE, why: None, leaving: None };
+}
 
 impl<B: Buffer> Worker<B> {
     /// Ends a flow, and its binding with its last flow unless that is a pinhole.
     pub(crate) fn end_flow(&mut self, number: u32, why: FlowEnd) {
+        if let Some(filed) = self.flows.filed(number) {
+            self.end_filed(number, why, filed, None);
+        }
+    }
+
+    /// As [`Worker::end_flow`], where it is known where the flow lies, and perhaps where its binding does.
+    fn end_filed(&mut self, number: u32, why: FlowEnd, filed: Filed, leaving: Option<&Leaving>) {
         let now = self.now;
         let (Some(flow), Some(cold)) = (self.flows.record(number), self.flows.cold(number)) else { return };
         if !flow.has(flag::LIVE) {
@@ -23,21 +53,26 @@ impl<B: Buffer> Worker<B> {
         }
         let (class, state, binding) = (class_of_record(flow), flow.tcp_state(), cold.binding);
         let idle = flow.idle_ms(now.0);
-        if let (true, Some((remote, inbound))) = (binding != NONE, self.remote_of(number)) {
-            self.bindings.flow_ended(binding, remote, inbound);
+        if binding != NONE {
+            let asked = self.bindings.asks_for_remotes(binding);
+            let remote = asked.then(|| self.remote_of(number)).flatten();
+            self.bindings.flow_ended(binding, remote);
         }
         if self.ended.is_wanted()
             && let Some(row) = self.flows.row(number, now)
         {
             self.ended.note(FlowEnded::new(&row, why, now.0));
         }
-        self.flows.end(number);
+        self.flows.end(number, filed);
         self.counters.flow_ended(class, state, why);
-        let next = self.flows.unlink(number);
+        let next = if self.bindings.is_shared(binding) { self.flows.unlink(number) } else { NONE };
         let Some(record) = self.bindings.take_down(binding, number, next) else { return };
         record.used(now, idle);
         if !record.is_in_use() && record.is_dynamic() {
-            self.bindings.remove(binding, &mut self.counters);
+            match leaving {
+                Some(leaving) => self.bindings.remove_from(binding, leaving, &mut self.counters),
+                None => self.bindings.remove(binding, &mut self.counters),
+            }
         }
     }
 
@@ -54,34 +89,21 @@ impl<B: Buffer> Worker<B> {
     /// Looks at flows whose time has come, a few at a time; more of them the further the timers are behind.
     pub(crate) fn expire(&mut self, now: Time, settings: &SettingsRecord) {
         let visits = if self.flows.wheel.lag_ms(now) > BEHIND_MS { VISITS_BEHIND } else { VISITS };
-        for _ in 0..visits {
-            let Some(number) = self.flows.pop_due(now) else { break };
-            let Some(flow) = self.flows.record_mut(number) else { continue };
-            if !flow.has(flag::LIVE) {
-                self.flows.reclaim(number);
-                continue;
+        for _ in 0..visits / BATCH {
+            let mut due = [NONE; BATCH];
+            let mut count = 0;
+            for place in &mut due {
+                let Some(number) = self.flows.pop_due(now) else { break };
+                self.flows.prefetch(number);
+                *place = number;
+                count += 1;
             }
-            let (class, state, reset) = (class_of_record(flow), flow.tcp_state(), flow.has(flag::RESET));
-            let left = timeout_ms(flow, settings).saturating_sub(flow.idle_ms(now.0));
-            let revisit = revisit_ms(class, settings);
-            if left > 0 {
-                self.flows.look_again(number, Time(now.0 + left.min(revisit)));
-                continue;
+            if count > 0 {
+                self.visit(due.get(..count).unwrap_or_default(), now, settings);
             }
-            if state == TcpState::Established {
-                // RFC 7857 figure 1: the established timeout leads to TRANS, which a packet leaves again.
-                self.counters.tcp_state(state, TcpState::Transitory);
-                flow.set_tcp_state(TcpState::Transitory);
-                flow.stamp = now.0 as u32;
-                self.flows.look_again(number, Time(now.0 + revisit));
-                continue;
+            if count < BATCH {
+                break;
             }
-            let why = match state {
-                TcpState::Transitory if !reset => FlowEnd::Timeout,
-                state => tcp::ending(state),
-            };
-            self.end_flow(number, why);
-            self.flows.reclaim(number);
         }
         if let Some(place) = self.sweep.take() {
             self.sweep_from(place, now, settings);
@@ -90,6 +112,72 @@ impl<B: Buffer> Worker<B> {
         self.bindings.ports.tick(now);
         self.bindings.ports.count(&mut self.counters);
         self.counters.set(Counter::Subscribers, self.bindings.subscribers() as u64);
+    }
+
+    /// Looks at flows that the wheel let go of: each ends, or hangs again.
+    fn visit(&mut self, due: &[u32], now: Time, settings: &SettingsRecord) {
+        let mut endings = [Ending::NONE; BATCH];
+        let mut places = endings.iter_mut();
+        for &flow in due {
+            let why = match self.fate_of(flow, now, settings) {
+                Fate::Again(due) => {
+                    self.flows.look_again(flow, due);
+                    continue;
+                }
+                Fate::Ends(why) => self.flows.filed(flow).map(|filed| (why, filed)),
+                Fate::Ended => None,
+            };
+            let Some(ending) = places.next() else { break };
+            (ending.flow, ending.why) = (flow, why);
+            if why.is_some() {
+                ending.binding = self.flows.cold(flow).map_or(NONE, |cold| cold.binding);
+                self.bindings.prefetch_record(ending.binding);
+            }
+        }
+        let count = BATCH - places.len();
+        let endings = endings.get_mut(..count).unwrap_or_default();
+        self.prepare_bindings(endings);
+        for ending in endings {
+            if let Some((why, filed)) = ending.why {
+                self.end_filed(ending.flow, why, filed, ending.leaving.as_ref());
+            }
+            self.flows.reclaim(ending.flow);
+        }
+    }
+
+    /// Finds out where the bindings of flows that end lie, and asks for all that their own end will need.
+    fn prepare_bindings(&self, endings: &mut [Ending]) {
+        for ending in endings.iter_mut() {
+            let dynamic = self.bindings.record(ending.binding).is_some_and(|record| record.is_dynamic());
+            ending.leaving = dynamic.then(|| self.bindings.leaving(ending.binding)).flatten();
+        }
+        let places = || endings.iter().filter_map(|ending| ending.leaving.as_ref()?.place.as_ref());
+        places().for_each(|place| self.bindings.ports.prefetch_unit(place));
+        places().for_each(|place| self.bindings.ports.prefetch_block_of(place));
+    }
+
+    /// What is to become of a flow whose timer came.
+    fn fate_of(&mut self, number: u32, now: Time, settings: &SettingsRecord) -> Fate {
+        let Some(flow) = self.flows.record_mut(number).filter(|flow| flow.has(flag::LIVE)) else {
+            return Fate::Ended;
+        };
+        let (class, state, reset) = (class_of_record(flow), flow.tcp_state(), flow.has(flag::RESET));
+        let left = settings.timeout_ms(class, state).saturating_sub(flow.idle_ms(now.0));
+        let revisit = revisit_ms(class, settings);
+        if left > 0 {
+            return Fate::Again(Time(now.0 + left.min(revisit)));
+        }
+        if state == TcpState::Established {
+            // RFC 7857 figure 1: the established timeout leads to TRANS, which a packet leaves again.
+            self.counters.tcp_state(state, TcpState::Transitory);
+            flow.set_tcp_state(TcpState::Transitory);
+            flow.stamp = now.0 as u32;
+            return Fate::Again(Time(now.0 + revisit));
+        }
+        Fate::Ends(match state {
+            TcpState::Transitory if !reset => FlowEnd::Timeout,
+            state => tcp::ending(state),
+        })
     }
 
     /// Ends what is overdue by timeouts that became shorter, a few at a time. The timers find it later, ended.
@@ -106,6 +194,15 @@ impl<B: Buffer> Worker<B> {
         let next = place + VISITS;
         self.sweep = (next < self.flows.places()).then_some(next);
     }
+}
+
+/// What is to become of a flow whose timer came.
+enum Fate {
+    /// Its time is not over: the next look at it.
+    Again(Time),
+    Ends(FlowEnd),
+    /// It ended before, and waited for its timer.
+    Ended,
 }
 
 /// When to look at a flow that was used at `last`.

@@ -15,7 +15,7 @@ use turnpike_abi::flow::{
     CREATED_SHIFT, FlowCold, FlowRecord, FlowRecord6, FlowRow, NO_HOP, NO_INGRESS, NONE, StateHeader, Toward,
     flag,
 };
-use turnpike_shm::memory::{Array, Memory, prefetch_bytes};
+use turnpike_shm::memory::{Array, Memory, prefetch_bytes, prefetch_value};
 use turnpike_shm::state::StateArrays;
 use turnpike_wire::checksum::Delta;
 
@@ -24,6 +24,10 @@ use turnpike_wire::checksum::Delta;
 pub(crate) struct Absent {
     hash: u64,
 }
+
+/// Under which hashes a flow is filed: [`Flows::filed`].
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Filed([u64; 2]);
 
 /// A flow to be.
 #[derive(Clone, Copy, Debug)]
@@ -465,9 +469,34 @@ impl Flows {
         }
     }
 
+    /// Asks for a flow's record.
+    pub(crate) fn prefetch(&self, flow: u32) {
+        let Some(at) = (flow as usize).checked_sub(self.records.len()) else {
+            return self.records.prefetch(flow as usize);
+        };
+        if let Some(record) = self.records6.get(at) {
+            prefetch_value(&record.head);
+            prefetch_bytes(&record.inside);
+        }
+    }
+
+    /// Under which hashes a flow is filed: that of packets going out, and that of packets coming in. Asks for the
+    /// lines where they lie.
+    pub(crate) fn filed(&self, flow: u32) -> Option<Filed> {
+        let Some(at) = (flow as usize).checked_sub(self.records.len()) else {
+            let record = self.records.get(flow as usize)?;
+            let hashes = [Toward::Out, Toward::In].map(|toward| self.hash4(key4_of(record, toward)));
+            hashes.iter().for_each(|&hash| self.index.prefetch(hash));
+            return Some(Filed(hashes));
+        };
+        let record = self.records6.get(at)?;
+        let hashes = [Toward::Out, Toward::In].map(|toward| self.hash6(&key6_of(record, toward)));
+        hashes.iter().for_each(|&hash| self.index6.prefetch(hash));
+        Some(Filed(hashes))
+    }
+
     /// Takes a flow off the index. Its record is free once the wheel has let go of it: [`Flows::reclaim`].
-    pub(crate) fn end(&mut self, flow: u32) {
-        let Some((out, inward)) = self.tuples(flow) else { return };
+    pub(crate) fn end(&mut self, flow: u32, Filed([hash_out, hash_in]): Filed) {
         let Some(record) = self.record_mut(flow).filter(|record| record.has(flag::LIVE)) else { return };
         record.open();
         record.mark(flag::LIVE, false);
@@ -477,7 +506,6 @@ impl Flows {
         if let Some(count) = self.inbound.get_mut(usize::from(v6)) {
             *count -= usize::from(inbound);
         }
-        let (hash_out, hash_in) = (self.hash.of(&out), self.hash.of(&inward));
         let (index, base) =
             if v6 { (&mut self.index6, self.records.len() as u32) } else { (&mut self.index, 0) };
         let reference = (flow - base) << 1;
@@ -623,6 +651,16 @@ fn is_of6(record: &FlowRecord6, number: u32, key: &Key6) -> bool {
         && *destination == key.destination
         && ports == key.ports
         && head.protocol == key.protocol
+}
+
+/// As [`key4_of`], for IPv6.
+fn key6_of(record: &FlowRecord6, toward: Toward) -> Key6 {
+    let FlowRecord6 { head, inside, remote, .. } = record;
+    let (source, destination, ports) = match toward {
+        Toward::Out => (*inside, *remote, ports_out(head)),
+        Toward::In => (*remote, *inside, ports_in(head)),
+    };
+    Key6 { source, destination, ports, protocol: head.protocol }
 }
 
 /// Inside and external end of an IPv4 flow.

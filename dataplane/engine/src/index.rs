@@ -143,9 +143,16 @@ impl Index {
         let (tag, reference) = (tag_of(hash), number | self.more_of(hash));
         for distance in 0..REACH {
             let Some(bucket) = self.buckets.get_mut(home + distance) else { return false };
-            let same = bucket.tags.iter_mut().zip(&bucket.references);
-            let found = same.into_iter().find(|(place, held)| **place == tag && **held == reference);
-            if let Some((place, _)) = found {
+            let mut equal = equal_tags(bucket, tag);
+            while equal != 0 {
+                let at = equal.trailing_zeros() as usize;
+                equal &= equal - 1;
+                let (Some(place), Some(held)) = (bucket.tags.get_mut(at), bucket.references.get(at)) else {
+                    continue;
+                };
+                if *held != reference {
+                    continue;
+                }
                 *place = 0;
                 if let (true, Some(home)) = (distance > 0, self.buckets.get_mut(home)) {
                     home.away -= 1;

@@ -11,6 +11,7 @@ mod log;
 mod named;
 mod pools;
 mod quarantine;
+mod release;
 mod subscribers;
 #[cfg(test)]
 mod tests;
@@ -22,7 +23,7 @@ use crate::{Setup, Time};
 use blocks::Blocks;
 use geometry::{place_of, port_of, words_of};
 use pools::Pools;
-use quarantine::{Due, Quarantine};
+use quarantine::Quarantine;
 use subscribers::Subscribers;
 use turnpike_abi::command::{Kind, Parity};
 use turnpike_abi::counters::{Counter, Counters, ProtocolClass};
@@ -31,11 +32,10 @@ use turnpike_abi::{PoolId, WorkerId};
 use turnpike_shm::memory::Memory;
 use units::Units;
 
+pub(crate) use release::Place;
 pub(crate) use subscribers::Subscriber;
 pub(crate) use units::Entry;
 
-/// Ports and blocks that are let go in one call.
-const STEPS: usize = 64;
 /// Up to so many bindings each may be another subscriber's.
 const MANY: usize = 1 << 16;
 const EVEN: u64 = 0x5555_5555_5555_5555;
@@ -461,132 +461,6 @@ impl Ports {
             self.blocks.unlink(&mut self.subscribers, block, class);
         }
         Ok(())
-    }
-
-    /// Gives a port back that a subscriber had; it is held back as long as its pool says.
-    pub(crate) fn release(&mut self, subscriber: u32, external: [u8; 4], class: Class, port: u16) {
-        self.subscribers.count(subscriber, class, false);
-        self.release_port(external, class, port);
-        self.subscribers.forget_if_done(subscriber);
-    }
-
-    /// Gives a port back that was nobody's.
-    fn release_port(&mut self, external: [u8; 4], class: Class, port: u16) {
-        let now_s = self.now_s();
-        let Some((address, pool)) = self.address(external) else { return };
-        let (word, bit) = place_of(port, self.workers);
-        let held = self.units.entry(address, class, word, bit);
-        let Some(unit) = self.units.find(address, class, word) else { return };
-        if matches!(held, Entry::Free | Entry::Cooling) {
-            return;
-        }
-        let slot = unit * 64 + bit;
-        let Some(state) = self.pools.state(pool) else { return };
-        let record = &state.record;
-        let seconds = if class == Class::Tcp { record.quarantine_tcp } else { record.quarantine };
-        let full = self.quarantine.held >= record.quarantine_ports;
-        let block = self.units.unit(slot).map_or(NONE, |unit| unit.block);
-        if let Some(block) = self.blocks.record_mut(block) {
-            block.freed_s = now_s;
-        }
-        if seconds > 0 && !full {
-            let chain = self.quarantine.port_chain(now_s + u32::from(seconds) + 1);
-            let next = core::mem::replace(chain, slot);
-            self.units.chain(slot, next);
-            self.quarantine.held += 1;
-        } else {
-            self.tally.skipped += u64::from(seconds > 0);
-            self.free_slot(slot);
-        }
-    }
-
-    /// Makes a port free at once.
-    fn free_slot(&mut self, slot: u32) {
-        let Some(unit) = self.units.unit(slot) else { return };
-        let (block, word, class, bit) = (unit.block, unit.word, unit.class, slot % 64);
-        let (Some(class), Some(record)) = (Class::of_index(class), self.blocks.record(block)) else { return };
-        let address = record.address;
-        self.units.free(address, slot);
-        let Some(pool) = self.pools.pool_of(address) else { return };
-        let eligible = self.pools.state(pool).map_or(0, |state| state.geometry.eligible(word));
-        let Some(record) = self.blocks.record_mut(block) else { return };
-        record.busy -= 1;
-        let idle = record.busy == 0;
-        if eligible >> bit & 1 == 1 {
-            if let Some(full) = record.full.get_mut(class.index()) {
-                *full &= !(1 << (word - record.first_word));
-            }
-            if let Some(free) = record.free.get_mut(class.index()) {
-                *free += 1;
-                if *free == 1 {
-                    self.blocks.link(&mut self.subscribers, block, class);
-                }
-            }
-        }
-        if idle {
-            self.block_idle(block);
-        }
-    }
-
-    /// A block without a port in use goes back when its time is over (RFC 7768 section 2, RFC 6888 REQ-8).
-    fn block_idle(&mut self, block: u32) {
-        let now_s = self.now_s();
-        let Some(record) = self.blocks.record(block).filter(|record| record.busy == 0) else { return };
-        let (freed_s, hangs) = (record.freed_s, record.hangs);
-        let state = self.pools.pool_of(record.address).and_then(|pool| self.pools.state(pool));
-        let seconds = state.map_or(0, |state| u32::from(state.record.quarantine));
-        let due_s = freed_s + seconds + u32::from(seconds > 0);
-        if due_s <= now_s {
-            if !hangs {
-                self.release_block(block);
-            }
-        } else if !hangs {
-            let next = core::mem::replace(self.quarantine.block_chain(due_s), block);
-            if let Some(record) = self.blocks.record_mut(block) {
-                (record.next, record.hangs) = (next, true);
-            }
-        }
-    }
-
-    fn release_block(&mut self, block: u32) {
-        let Some(&record) = self.blocks.record(block) else { return };
-        self.note_block(Kind::PORTS_RELEASED, block);
-        for class in Class::ALL {
-            if record.free.get(class.index()).is_some_and(|free| *free > 0) {
-                self.blocks.unlink(&mut self.subscribers, block, class);
-            }
-        }
-        self.blocks.give_back(block);
-        self.pools.block_free(record.address, record.number);
-        if let Some(subscriber) = self.subscribers.record_mut(record.subscriber) {
-            subscriber.blocks -= 1;
-            self.tally.released += 1;
-            self.subscribers.forget_if_done(record.subscriber);
-        } else {
-            self.shared.retain(|shared| *shared != block);
-        }
-    }
-
-    /// Lets go of ports and blocks whose time is over, in bounded steps.
-    pub(crate) fn tick(&mut self, now: Time) {
-        self.now = now;
-        for _ in 0..STEPS {
-            match self.quarantine.due(self.now_s()) {
-                Some(Due::Port(slot)) => {
-                    self.quarantine.pop_port(self.units.chained(slot));
-                    self.free_slot(slot);
-                }
-                Some(Due::Block(block)) => {
-                    let next = self.blocks.record(block).map_or(NONE, |record| record.next);
-                    self.quarantine.pop_block(next);
-                    if let Some(record) = self.blocks.record_mut(block) {
-                        record.hangs = false;
-                    }
-                    self.block_idle(block);
-                }
-                None => break,
-            }
-        }
     }
 
     /// Notes the time before anything is taken or given back.

@@ -6,25 +6,32 @@
 
 use crate::Time;
 use turnpike_abi::flow::{FlowCold, NONE};
+use turnpike_shm::memory::prefetch_value;
 
 /// Milliseconds of a slot, as a shift.
 const TICK_SHIFT: u32 = 7;
 /// Slots; the horizon is 524 seconds. What lies beyond is visited once a horizon.
 const SLOTS: u64 = 4096;
 
-/// Lists of flows by due time, linked through [`FlowCold::timer`].
+/// Entries of a slot that are known without a look at others: so many lines of memory can be on their way at once.
+const STRIDE: usize = 8;
+
+/// Flows by due time, the newest of a slot first. [`FlowCold::timer`] leads from each to the one that was hung up
+/// [`STRIDE`] before it.
 #[derive(Debug)]
 pub(crate) struct Wheel {
-    heads: Vec<u32>,
+    /// The newest of each slot.
+    heads: Vec<[u32; STRIDE]>,
     /// Tick whose slot is emptied next.
     tick: u64,
-    /// Entries of slots that came due and were not yet visited.
-    due: u32,
+    /// Entries of a slot that came due and were not yet visited: a ring, the next one at `at`.
+    due: [u32; STRIDE],
+    at: usize,
 }
 
 impl Wheel {
     pub(crate) fn new() -> Self {
-        Self { heads: vec![NONE; SLOTS as usize], tick: 0, due: NONE }
+        Self { heads: vec![[NONE; STRIDE]; SLOTS as usize], tick: 0, due: [NONE; STRIDE], at: 0 }
     }
 
     /// Hangs up `entry`, which must not hang already, to be visited at `due` or within one slot after it.
@@ -32,24 +39,34 @@ impl Wheel {
         let tick = ((due.0 >> TICK_SHIFT) + 1).clamp(self.tick, self.tick + SLOTS - 1);
         let head = self.heads.get_mut((tick % SLOTS) as usize);
         if let (Some(head), Some(flow)) = (head, flows.get_mut(entry as usize)) {
-            flow.timer = *head;
-            *head = entry;
+            let [newest @ .., last] = *head;
+            flow.timer = last;
+            head[0] = entry;
+            head[1..].copy_from_slice(&newest);
         }
     }
 
-    /// The next entry whose time has come; it no longer hangs.
+    /// The next entry whose time has come; it no longer hangs. Asks for what those after it will need here.
     pub(crate) fn pop(&mut self, flows: &[FlowCold], now: Time) -> Option<u32> {
-        while self.due == NONE {
+        let mut entry = *self.due.get(self.at)?;
+        while entry == NONE {
             if self.tick > now.0 >> TICK_SHIFT {
                 return None;
             }
             let head = self.heads.get_mut((self.tick % SLOTS) as usize)?;
-            self.due = *head;
-            *head = NONE;
+            (self.due, self.at) = (core::mem::replace(head, [NONE; STRIDE]), 0);
             self.tick += 1;
+            entry = self.due[0];
+            if entry != NONE {
+                self.due.iter().filter_map(|&entry| flows.get(entry as usize)).for_each(prefetch_value);
+            }
         }
-        let entry = self.due;
-        self.due = flows.get(entry as usize)?.timer;
+        let next = flows.get(entry as usize)?.timer;
+        *self.due.get_mut(self.at)? = next;
+        self.at = (self.at + 1) % STRIDE;
+        if let Some(next) = flows.get(next as usize) {
+            prefetch_value(next);
+        }
         Some(entry)
     }
 

@@ -167,8 +167,13 @@ impl Units {
 
     /// What a port stands for.
     pub(super) fn entry(&self, address: u32, class: Class, word: u16, bit: u32) -> Entry {
-        let unit = self.find(address, class, word).and_then(|unit| self.slab.get(unit as usize));
-        let Some(unit) = unit.filter(|unit| unit.has(bit)) else { return Entry::Free };
+        self.find(address, class, word).map_or(Entry::Free, |unit| self.entry_of(unit * 64 + bit))
+    }
+
+    /// As [`Units::entry`], where the unit is known.
+    pub(super) fn entry_of(&self, slot: Slot) -> Entry {
+        let bit = slot % 64;
+        let Some(unit) = self.unit(slot).filter(|unit| unit.has(bit)) else { return Entry::Free };
         self.at(unit, unit.rank(bit)).map_or(Entry::Free, Entry::decode)
     }
 
