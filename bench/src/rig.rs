@@ -50,6 +50,8 @@ pub struct Shape {
     pub default: Action,
     /// Seconds until an idle flow ends.
     pub timeout: u32,
+    /// Seconds for which a port is held back after that.
+    pub quarantine: u16,
     /// Packet buffers.
     pub buffers: usize,
 }
@@ -66,6 +68,7 @@ impl Shape {
             rules: Vec::new(),
             default: Action::ACCEPT,
             timeout: 100_000,
+            quarantine: 0,
             buffers: 4 * CHUNK,
         }
     }
@@ -106,6 +109,9 @@ impl Shape {
             pool: PoolId(0),
             ..PoolRangeRecord::default()
         }];
+        for pool in &mut table.pools {
+            (pool.quarantine, pool.quarantine_tcp) = (self.quarantine, self.quarantine);
+        }
         if !self.translate {
             table.nat.iter_mut().for_each(|rule| rule.action = NatAction::EXEMPT);
         }

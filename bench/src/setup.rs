@@ -8,6 +8,7 @@ use crate::report::{Cell, Report, Table};
 use crate::rig::{BURST, CHUNK, Rig, Shape};
 use crate::spread::Spread;
 use crate::traffic::{Chunk, Headers, INSIDE, Plan, Segment};
+use turnpike_abi::table::PoolRecord;
 use turnpike_engine::Time;
 use turnpike_shm::measure::refusing;
 
@@ -26,6 +27,9 @@ pub struct Options {
     /// Flows opened for each row.
     #[arg(long, value_parser = count, default_value = "500k")]
     pub flows: u32,
+    /// Seconds for which ports are held back: those let go while others expire count as their expiry.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(..=PoolRecord::MAX_QUARANTINE as i64))]
+    pub quarantine: u16,
 }
 
 /// Idle timeout in the nearly full table, seconds: the shortest RFC 4787 allows.
@@ -167,6 +171,9 @@ pub fn run(options: &Options, report: &mut Report) -> Result<(), String> {
         format!("64 bytes, headers warm, bursts of {BURST}, {FLOWS_EACH} flows a subscriber"),
     );
     table.condition("each new flow", "new binding, port, index entries, timer; median (p10..p90)");
+    if options.quarantine > 0 {
+        table.condition("ports", format!("held back for {} s", options.quarantine));
+    }
     let mut pages = None;
     for &capacity in &options.capacity {
         for &protocol in &options.protocol {
@@ -176,7 +183,8 @@ pub fn run(options: &Options, report: &mut Report) -> Result<(), String> {
                     let mut openings = Openings::new(plan, order, capacity);
                     let before = Resident::now();
                     let shape = Shape::new(plan, capacity);
-                    let shape = Shape { numbers: openings.numbers(), timeout: TIMEOUT, ..shape };
+                    let quarantine = options.quarantine;
+                    let shape = Shape { numbers: openings.numbers(), timeout: TIMEOUT, quarantine, ..shape };
                     let mut rig = Rig::new(&shape)?;
                     let (name, mut costs) = if nearly_full {
                         ("90 % full", into_nearly_full(&mut rig, &mut openings, options.flows)?)

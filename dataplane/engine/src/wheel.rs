@@ -102,6 +102,33 @@ mod tests {
         }
     }
 
+    proptest! {
+        /// Against stacks: of a slot the newest comes first, however many it has, also between two calls.
+        #[test]
+        fn of_a_slot_the_newest_comes_first(
+            steps in prop::collection::vec((0u64..600, 0usize..30, 0u64..300), 1..40),
+        ) {
+            let mut wheel = Wheel::new();
+            let mut flows = vec![FlowCold::default(); 40 * 30];
+            let mut slots: std::collections::BTreeMap<u64, Vec<u32>> = Default::default();
+            let (mut now, mut due, mut entry) = (0, Vec::new(), 0);
+            for (delay, entries, pause) in steps {
+                for _ in 0..entries {
+                    wheel.insert(&mut flows, entry, Time(now + delay));
+                    slots.entry(((now + delay) >> TICK_SHIFT) + 1).or_default().push(entry);
+                    entry += 1;
+                }
+                now += pause;
+                for _ in 0..entries.div_ceil(2) {
+                    while due.is_empty() && slots.first_key_value().is_some_and(|(&at, _)| at <= now >> TICK_SHIFT) {
+                        due = slots.pop_first().map(|(_, entries)| entries).unwrap_or_default();
+                    }
+                    prop_assert_eq!(wheel.pop(&flows, Time(now)), due.pop());
+                }
+            }
+        }
+    }
+
     #[test]
     fn what_lies_beyond_the_horizon_is_visited_at_the_horizon() {
         let mut wheel = Wheel::new();
