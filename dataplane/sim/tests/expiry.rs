@@ -129,9 +129,10 @@ impl Model {
         assert_eq!(shown, self.flows.len());
     }
 
-    /// From outside, exactly those get through whom somebody inside has a flow with, or whose address alone has.
-    fn ask_from_outside(&self, lab: &mut Lab, host: &str, port: u16) {
-        let Some(external) = self.external.get(&(host.to_owned(), port)) else { return };
+    /// Those get through from outside who have a flow, and no strangers. Returns how many did and how many did not.
+    fn ask_from_outside(&self, lab: &mut Lab, host: &str, port: u16) -> (u32, u32) {
+        let (mut through, mut refused) = (0, 0);
+        let Some(external) = self.external.get(&(host.to_owned(), port)) else { return (0, 0) };
         let mine = |flow: &&Flow| flow.0 == UDP && (flow.1.as_str(), flow.2) == (host, port) && flow.4 == 50;
         let of_host = self.flows.keys().filter(|flow| (flow.0, flow.1.as_str(), flow.2) == (UDP, host, port));
         let known: BTreeSet<_> = of_host.map(|flow| flow.3.as_str()).collect();
@@ -140,15 +141,19 @@ impl Model {
             let asked = self.flows.keys().filter(mine).any(|flow| flow.3 == server);
             if asked {
                 assert_eq!(text(lab.back(&packet).destination()), (host.to_owned(), port));
+                through += 1;
             } else if known.is_empty() {
                 let step = lab.step(OUTSIDE_PORT, &packet);
                 // Its port may be somebody else's by now, who did not ask for this either.
                 let [(reason, 1)] = step.drops[..] else { continue };
                 assert!(matches!(reason, DropReason::NoMapping | DropReason::FilteredUnasked), "{step:?}");
+                refused += 1;
             } else if !known.contains(server) {
                 lab.step(OUTSIDE_PORT, &packet).dropped(DropReason::FilteredUnasked);
+                refused += 1;
             }
         }
+        (through, refused)
     }
 }
 
@@ -162,7 +167,7 @@ fn flows_that_come_due_together_end_as_each_would_alone() {
     let pool = &mut policy.pools[0];
     (pool.block_size, pool.quarantine, pool.quarantine_tcp) = (64, QUARANTINE_S, QUARANTINE_S);
     pool.filtering = Filtering::ADDRESS_DEPENDENT;
-    let (most, asked) = (Cell::new(0), Cell::new(0));
+    let (most, asked) = (Cell::new(0), Cell::new((0, 0)));
     let mut runner = TestRunner::new(Config { cases: 24, failure_persistence: None, ..Config::default() });
     let strategy = (1u8..3, prop::collection::vec(step(), 1..20));
     let result = runner.run(&strategy, |(workers, steps)| {
@@ -179,8 +184,8 @@ fn flows_that_come_due_together_end_as_each_would_alone() {
             most.set(most.get().max(model.take_ended(&mut lab)));
             model.agree(&lab);
             for (host, port) in [(HOSTS[0], 3), (HOSTS[1], 7), (HOSTS[2], 11)] {
-                model.ask_from_outside(&mut lab, host, port);
-                asked.set(asked.get() + 1);
+                let (through, refused) = model.ask_from_outside(&mut lab, host, port);
+                asked.set((asked.get().0 + through, asked.get().1 + refused));
             }
         }
         assert!(model.flows.is_empty());
@@ -191,6 +196,7 @@ fn flows_that_come_due_together_end_as_each_would_alone() {
         Ok(())
     });
     result.unwrap_or_else(|failure| panic!("{failure}"));
-    // The generator hit it: a whole batch at once.
+    // The generator hit it: a whole batch at once, and packets of either kind.
     assert!(most.get() >= VISITS, "at most {} flows ended at one time", most.get());
+    assert!(asked.get().0 >= 20 && asked.get().1 >= 20, "through and refused: {:?}", asked.get());
 }

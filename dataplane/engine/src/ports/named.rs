@@ -3,6 +3,7 @@
 
 use super::geometry::place_of;
 use super::pools::Pools;
+use super::quarantine::{STRIDE, chain, unchain};
 use super::units::END;
 use super::{Class, EVEN, Entry, PortError, Ports, Subscriber, Taken, Wanted};
 use crate::policy::Policy;
@@ -440,18 +441,17 @@ impl Ports {
         let is_lost = |block: u32| lost.binary_search(&block).is_ok();
         let mut left = 0;
         for (ports, blocks) in self.quarantine.heads() {
-            let (mut from, mut kept) = (*ports, END);
-            while from != END {
-                let next = self.units.chained(from);
-                if self.units.unit(from).is_some_and(|unit| !is_lost(unit.block)) {
-                    self.units.chain(from, kept);
-                    kept = from;
+            let mut from = core::mem::replace(ports, [END; STRIDE]);
+            while from[0] != END {
+                let slot = from[0];
+                unchain(&mut from, self.units.chained(slot));
+                if self.units.unit(slot).is_some_and(|unit| !is_lost(unit.block)) {
+                    let next = chain(ports, slot);
+                    self.units.chain(slot, next);
                 } else {
                     left += 1;
                 }
-                from = next;
             }
-            *ports = kept;
             let (mut from, mut kept) = (*blocks, NONE);
             while let Some(next) = self.blocks.record(from).map(|record| record.next) {
                 if !is_lost(from) {

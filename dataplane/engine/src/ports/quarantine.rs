@@ -1,7 +1,8 @@
 //! Freed ports and blocks that are held back (RFC 6888 REQ-8): chains by the second in which their time is over.
 //!
-//! There is no timer for a port: a chain runs through the entries of the ports themselves. What is over is let
-//! go in bounded steps, whenever the worker looks after its timers.
+//! There is no timer for a port: chains run through the entries of the ports themselves, the newest first, each
+//! leading to the one chained [`STRIDE`] before it, so that the lines of so many can be on their way at once. What is
+//! over is let go in bounded steps, whenever the worker looks after its timers.
 
 use super::units::END;
 use turnpike_abi::flow::NONE;
@@ -11,10 +12,30 @@ use turnpike_abi::table::PoolRecord;
 const SECONDS: usize = 4096;
 const _: () = assert!(SECONDS > PoolRecord::MAX_QUARANTINE as usize + 1);
 
+/// Ports of a second that are known without a look at others.
+pub(super) const STRIDE: usize = 8;
+
+/// The newest ports of a second, or [`END`].
+pub(super) type Chain = [u32; STRIDE];
+
+/// Chains a port before all others. Returns what its entry is to lead to.
+pub(super) fn chain(chain: &mut Chain, slot: u32) -> u32 {
+    let [newest @ .., last] = *chain;
+    chain[0] = slot;
+    chain[1..].copy_from_slice(&newest);
+    last
+}
+
+/// Takes the newest port off a chain; its entry leads to `next`.
+pub(super) fn unchain(chain: &mut Chain, next: u32) {
+    chain.copy_within(1.., 0);
+    chain[STRIDE - 1] = next;
+}
+
 /// Heads of the chains.
 #[derive(Debug)]
 pub(super) struct Quarantine {
-    ports: Box<[u32; SECONDS]>,
+    ports: Box<[Chain]>,
     blocks: Box<[u32; SECONDS]>,
     /// The second that is emptied next.
     second: u32,
@@ -24,12 +45,24 @@ pub(super) struct Quarantine {
 
 impl Quarantine {
     pub(super) fn new() -> Self {
-        Self { ports: Box::new([END; SECONDS]), blocks: Box::new([NONE; SECONDS]), second: 0, held: 0 }
+        Self {
+            ports: vec![[END; STRIDE]; SECONDS].into(),
+            blocks: Box::new([NONE; SECONDS]),
+            second: 0,
+            held: 0,
+        }
     }
 
-    /// Head of the chain of ports for a second: what the new one is chained before.
-    pub(super) fn port_chain(&mut self, due_s: u32) -> &mut u32 {
-        &mut self.ports[self.at(due_s)]
+    /// Holds a port back until a second. Returns what its entry is to lead to.
+    pub(super) fn hold(&mut self, slot: u32, due_s: u32) -> u32 {
+        let at = self.at(due_s);
+        self.held += 1;
+        self.ports.get_mut(at).map_or(END, |ports| chain(ports, slot))
+    }
+
+    /// The ports that come first in the second which is emptied next.
+    pub(super) fn coming(&self) -> Chain {
+        self.ports.get(self.at(self.second)).copied().unwrap_or([END; STRIDE])
     }
 
     /// Head of the chain of blocks for a second.
@@ -44,7 +77,7 @@ impl Quarantine {
     /// The head of the first chain of ports whose second is over, `None` if there is none.
     pub(super) fn due(&mut self, now_s: u32) -> Option<Due> {
         while self.second <= now_s {
-            let (slot, block) = (*self.port_chain(self.second), *self.block_chain(self.second));
+            let ([slot, ..], block) = (self.coming(), *self.block_chain(self.second));
             if slot != END {
                 return Some(Due::Port(slot));
             }
@@ -56,13 +89,16 @@ impl Quarantine {
         None
     }
 
-    /// Puts `next` in place of the head that [`Quarantine::due`] named.
+    /// Lets go of the port that [`Quarantine::due`] named; its entry leads to `next`.
     pub(super) fn pop_port(&mut self, next: u32) {
-        *self.port_chain(self.second) = next;
+        let at = self.at(self.second);
+        if let Some(ports) = self.ports.get_mut(at) {
+            unchain(ports, next);
+        }
         self.held -= 1;
     }
 
-    /// Likewise of a block.
+    /// Puts `next` in place of the block that [`Quarantine::due`] named.
     pub(super) fn pop_block(&mut self, next: u32) {
         *self.block_chain(self.second) = next;
     }
@@ -73,7 +109,7 @@ impl Quarantine {
     }
 
     /// Every chain's heads, of ports and of blocks.
-    pub(super) fn heads(&mut self) -> impl Iterator<Item = (&mut u32, &mut u32)> {
+    pub(super) fn heads(&mut self) -> impl Iterator<Item = (&mut Chain, &mut u32)> {
         self.ports.iter_mut().zip(self.blocks.iter_mut())
     }
 }

@@ -2,6 +2,7 @@
 
 use super::geometry::place_of;
 use super::quarantine::Due;
+use super::units::END;
 use super::{Class, Entry, Ports};
 use crate::Time;
 use turnpike_abi::PoolId;
@@ -97,10 +98,8 @@ impl Ports {
             block.freed_s = now_s;
         }
         if seconds > 0 && !full {
-            let chain = self.quarantine.port_chain(now_s + u32::from(seconds) + 1);
-            let next = core::mem::replace(chain, slot);
+            let next = self.quarantine.hold(slot, now_s + u32::from(seconds) + 1);
             self.units.chain(slot, next);
-            self.quarantine.held += 1;
         } else {
             self.tally.skipped += u64::from(seconds > 0);
             self.free_slot(slot);
@@ -133,6 +132,37 @@ impl Ports {
         if idle {
             self.block_idle(block);
         }
+    }
+
+    /// Frees ports whose time is over, at most `most` and none behind a block that is over before them: first all lines
+    /// that this needs are asked for. Returns how many.
+    fn free_held(&mut self, most: usize) -> usize {
+        let now_s = self.now_s();
+        let mut held = [END; STEPS];
+        let mut count = 0;
+        self.quarantine.coming().iter().for_each(|&slot| self.units.prefetch_unit(slot));
+        for place in held.iter_mut().take(most) {
+            let Some(Due::Port(slot)) = self.quarantine.due(now_s) else { break };
+            let next = self.units.chained(slot);
+            self.quarantine.pop_port(next);
+            self.units.prefetch_unit(next);
+            *place = slot;
+            count += 1;
+        }
+        let held = held.get(..count).unwrap_or_default();
+        let units = || held.iter().filter_map(|&slot| self.units.unit(slot));
+        units().for_each(|unit| self.blocks.prefetch(unit.block));
+        for unit in units() {
+            if let (Some(block), Some(class)) = (self.blocks.record(unit.block), Class::of_index(unit.class))
+            {
+                self.units.prefetch_directory(block.address, class, unit.word);
+                if let Some(subscriber) = self.subscribers.record(block.subscriber) {
+                    prefetch_value(subscriber);
+                }
+            }
+        }
+        held.iter().for_each(|&slot| self.free_slot(slot));
+        count
     }
 
     /// A block without a port in use goes back when its time is over (RFC 7768 section 2, RFC 6888 REQ-8).
@@ -177,13 +207,12 @@ impl Ports {
     /// Lets go of ports and blocks whose time is over, in bounded steps.
     pub(crate) fn tick(&mut self, now: Time) {
         self.now = now;
-        for _ in 0..STEPS {
+        let mut left = STEPS;
+        while left > 0 {
             match self.quarantine.due(self.now_s()) {
-                Some(Due::Port(slot)) => {
-                    self.quarantine.pop_port(self.units.chained(slot));
-                    self.free_slot(slot);
-                }
+                Some(Due::Port(_)) => left -= self.free_held(left),
                 Some(Due::Block(block)) => {
+                    left -= 1;
                     let next = self.blocks.record(block).map_or(NONE, |record| record.next);
                     self.quarantine.pop_block(next);
                     if let Some(record) = self.blocks.record_mut(block) {

@@ -151,6 +151,13 @@ impl Units {
         }
     }
 
+    /// Asks for the unit of a port.
+    pub(super) fn prefetch_unit(&self, slot: Slot) {
+        if let Some(unit) = self.unit(slot) {
+            prefetch_value(unit);
+        }
+    }
+
     /// The unit of a word.
     pub(super) fn find(&self, address: u32, class: Class, word: u16) -> Option<u32> {
         self.directory.get(self.place(address, class, word))?.checked_sub(1)
