@@ -119,29 +119,38 @@ impl<B: Buffer> Worker<B> {
         let mut endings = [Ending::NONE; BATCH];
         let mut places = endings.iter_mut();
         for &flow in due {
-            let why = match self.fate_of(flow, now, settings) {
+            let ending = match self.fate_of(flow, now, settings) {
                 Fate::Again(due) => {
                     self.flows.look_again(flow, due);
                     continue;
                 }
-                Fate::Ends(why) => self.flows.filed(flow).map(|filed| (why, filed)),
-                Fate::Ended => None,
+                Fate::Ends(why) => self.ending(flow, why),
+                Fate::Ended => Ending { flow, ..Ending::NONE },
             };
-            let Some(ending) = places.next() else { break };
-            (ending.flow, ending.why) = (flow, why);
-            if why.is_some() {
-                ending.binding = self.flows.cold(flow).map_or(NONE, |cold| cold.binding);
-                self.bindings.prefetch_record(ending.binding);
+            if let Some(place) = places.next() {
+                *place = ending;
             }
         }
         let count = BATCH - places.len();
         let endings = endings.get_mut(..count).unwrap_or_default();
         self.prepare_bindings(endings);
         for ending in endings {
-            if let Some((why, filed)) = ending.why {
-                self.end_filed(ending.flow, why, filed, ending.leaving.as_ref());
-            }
+            self.end_prepared(ending);
             self.flows.reclaim(ending.flow);
+        }
+    }
+
+    /// A flow that is to end; asks for the lines where it and its binding lie.
+    fn ending(&self, flow: u32, why: FlowEnd) -> Ending {
+        let binding = self.flows.cold(flow).map_or(NONE, |cold| cold.binding);
+        self.bindings.prefetch_record(binding);
+        let why = self.flows.filed(flow).map(|filed| (why, filed));
+        Ending { flow, binding, why, leaving: None }
+    }
+
+    fn end_prepared(&mut self, ending: &Ending) {
+        if let Some((why, filed)) = ending.why {
+            self.end_filed(ending.flow, why, filed, ending.leaving.as_ref());
         }
     }
 
@@ -182,14 +191,25 @@ impl<B: Buffer> Worker<B> {
 
     /// Ends what is overdue by timeouts that became shorter, a few at a time. The timers find it later, ended.
     fn sweep_from(&mut self, place: usize, now: Time, settings: &SettingsRecord) {
-        for place in place..place + VISITS {
-            let Some(number) = self.flows.walk(place, 1).next().map(|(_, number)| number) else { continue };
-            let overdue = self.flows.record(number).is_some_and(|flow| {
+        let mut overdue = [NONE; VISITS];
+        let mut places = overdue.iter_mut();
+        for (_, number) in self.flows.walk(place, VISITS) {
+            let is_overdue = self.flows.record(number).is_some_and(|flow| {
                 flow.tcp_state() != TcpState::Established && flow.idle_ms(now.0) >= timeout_ms(flow, settings)
             });
-            if overdue {
-                self.end_flow(number, FlowEnd::Timeout);
+            if is_overdue && let Some(place) = places.next() {
+                *place = number;
             }
+        }
+        let count = VISITS - places.len();
+        if count > 0 {
+            let mut endings = [Ending::NONE; VISITS];
+            let endings = endings.get_mut(..count).unwrap_or_default();
+            for (ending, &flow) in endings.iter_mut().zip(&overdue) {
+                *ending = self.ending(flow, FlowEnd::Timeout);
+            }
+            self.prepare_bindings(endings);
+            endings.iter().for_each(|ending| self.end_prepared(ending));
         }
         let next = place + VISITS;
         self.sweep = (next < self.flows.places()).then_some(next);
