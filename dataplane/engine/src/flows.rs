@@ -509,8 +509,8 @@ impl Flows {
         let (index, base) =
             if v6 { (&mut self.index6, self.records.len() as u32) } else { (&mut self.index, 0) };
         let reference = (flow - base) << 1;
-        index.remove(hash_out, reference);
-        index.remove(hash_in, reference | 1);
+        let removed = [index.remove(hash_out, reference), index.remove(hash_in, reference | 1)];
+        debug_assert_eq!(removed, [true; 2], "flow {flow} was filed elsewhere");
     }
 
     /// Frees the record of an ended flow that no longer hangs on the wheel.

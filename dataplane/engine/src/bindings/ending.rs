@@ -80,7 +80,8 @@ impl Bindings {
     /// As [`Bindings::remove`], for a caller who knows where the binding lies.
     pub(crate) fn remove_from(&mut self, number: u32, leaving: &Leaving, counters: &mut Counters) {
         let Some(&binding) = self.record(number) else { return };
-        self.by_inside.remove(leaving.hash, number);
+        let removed = self.by_inside.remove(leaving.hash, number);
+        debug_assert!(removed, "binding {number} was filed elsewhere");
         if let Some(record) = self.record_mut(number) {
             record.flags = 0;
         }
