@@ -358,14 +358,15 @@ impl Bindings {
     pub(crate) fn prefetch(&self, protocol: u8, inside: [u8; 4], port: u16) -> Place {
         let pool = self.last_pool;
         let place = Place { hash: self.hash_inside(protocol, Address::v4(inside), port, pool), pool };
-        self.fetch(place);
+        self.by_inside.prefetch(place.hash);
         self.ports.prefetch_index(inside, pool);
         place
     }
 
-    /// Asks once more for the line of a place: much was looked at since.
-    pub(crate) fn fetch(&self, place: Place) {
-        self.by_inside.prefetch(place.hash);
+    /// Asks for what lies behind a place that is full.
+    #[inline(always)]
+    pub(crate) fn prefetch_overflow(&self, place: Place) {
+        self.by_inside.prefetch_overflow(place.hash);
     }
 
     /// Second step. Returns the subscriber's number.

@@ -223,8 +223,9 @@ pub(crate) fn prepare(
     let of_some = lanes.iter().zip(drawn.iter_mut()).enumerate().skip(some.start).take(some.len());
     for (at, (lane, drawn)) in of_some.filter(|(_, (lane, _))| lane.opens) {
         if again && drawn.foreseen.is_some() {
-            bindings.fetch(drawn.place);
-            flows.prefetch_index(drawn.answers);
+            bindings.prefetch_overflow(drawn.place);
+            flows.prefetch_overflow(lane.hash);
+            flows.prefetch_overflow(drawn.answers);
             continue;
         }
         let Some(opening) = opening.get_mut(openings) else { break };

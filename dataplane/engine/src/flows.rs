@@ -187,6 +187,12 @@ impl Flows {
         self.index.prefetch(hash);
     }
 
+    /// Asks for what lies behind the bucket of a hash if that is full.
+    #[inline(always)]
+    pub(crate) fn prefetch_overflow(&self, hash: u64) {
+        self.index.prefetch_overflow(hash);
+    }
+
     /// Hash of an IPv4 packet's key.
     #[inline(always)]
     pub(crate) fn hash4(&self, key: Key4) -> u64 {

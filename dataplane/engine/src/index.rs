@@ -3,7 +3,8 @@
 //! A bucket holds a tag byte and a reference for each of 12 entries; all tags are compared at once. A reference
 //! takes as many bits as its numbers need, the rest hold more of the hash, so that a wrong candidate, and with
 //! it the miss of a record that is not the right one, is rare. What does not fit into its bucket goes to the
-//! next ones; the home bucket counts those, so that most searches end where they began.
+//! next ones; the home bucket counts those and knows some of their hashes' bits, so that most searches end where they
+//! began.
 
 use turnpike_shm::memory::{Array, Memory};
 use turnpike_shm::simd::equal_bytes;
@@ -26,7 +27,8 @@ struct Bucket {
     away: u16,
     /// How many buckets behind this one such entries may lie.
     reach: u8,
-    reserved: u8,
+    /// The [`trace`]s of such entries, and of some that are gone.
+    traces: u8,
     references: [u32; SLOTS],
 }
 
@@ -69,6 +71,16 @@ impl Index {
         self.buckets.prefetch(self.home(hash));
     }
 
+    /// Asks for the next bucket if the one where a search for `hash` begins, which was asked for, is full: an entry will
+    /// be filed there.
+    #[inline(always)]
+    pub(crate) fn prefetch_overflow(&self, hash: u64) {
+        let home = self.home(hash);
+        if self.buckets.get(home).is_some_and(|bucket| equal_tags(bucket, 0) == 0) {
+            self.buckets.prefetch(home + 1);
+        }
+    }
+
     /// The first number that has the hash's bits, without a look at the key.
     #[inline(always)]
     pub(crate) fn guess(&self, hash: u64) -> Option<u32> {
@@ -83,7 +95,7 @@ impl Index {
         if let Some(number) = self.candidates(bucket, hash).find(|&number| is(number)) {
             return Some(number);
         }
-        if bucket.away == 0 {
+        if bucket.traces & trace(hash) == 0 {
             return None;
         }
         let others = self.buckets.get(home + 1..=home + usize::from(bucket.reach))?;
@@ -131,6 +143,7 @@ impl Index {
             if let (true, Some(home)) = (distance > 0, self.buckets.get_mut(home)) {
                 home.away += 1;
                 home.reach = home.reach.max(distance as u8);
+                home.traces |= trace(hash);
             }
             return true;
         }
@@ -156,7 +169,9 @@ impl Index {
                 *place = 0;
                 if let (true, Some(home)) = (distance > 0, self.buckets.get_mut(home)) {
                     home.away -= 1;
-                    home.reach = if home.away == 0 { 0 } else { home.reach };
+                    if home.away == 0 {
+                        (home.reach, home.traces) = (0, 0);
+                    }
                 }
                 return true;
             }
@@ -172,6 +187,12 @@ const fn tag_of(hash: u64) -> u8 {
     // nothing apart.
     let tag = (hash >> 32) as u8;
     if tag == 0 { 0xff } else { tag }
+}
+
+/// One bit that an entry which lies behind its home leaves there.
+#[inline(always)]
+const fn trace(hash: u64) -> u8 {
+    1 << (hash >> 29 & 7)
 }
 
 /// A bit for each slot whose tag is `tag`.
@@ -202,7 +223,7 @@ mod tests {
         ) {
             let mut index = index(64, 1000);
             let mut oracle = BTreeMap::new();
-            let hash_of = |key: u64| (key % 3) << 62 | (key % 2) << 24 | (key % 5) << 20;
+            let hash_of = |key: u64| (key % 3) << 62 | (key % 7) << 29 | (key % 2) << 24 | (key % 5) << 20;
             for (number, (key, add)) in (0u32..).zip(steps) {
                 if add {
                     if !oracle.contains_key(&key) && index.insert(hash_of(key), number) {
@@ -245,6 +266,11 @@ mod tests {
         for (number, &hash) in (0..).zip(&hashes) {
             assert!(index.remove(hash, number));
         }
-        assert!(index.buckets.iter().all(|bucket| bucket.tags == [0; SLOTS] && bucket.away == 0));
+        assert!(
+            index
+                .buckets
+                .iter()
+                .all(|bucket| (bucket.tags, bucket.away, bucket.traces) == ([0; SLOTS], 0, 0))
+        );
     }
 }
