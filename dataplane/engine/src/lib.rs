@@ -265,6 +265,7 @@ impl<B: Buffer> Engine<B> {
             self.worker.count_held();
         }
         if let Some(tables) = &self.tables {
+            self.worker.bindings.ports.at(now);
             self.worker.expire_fragments(now, &tables.policy.settings, out);
             self.worker.expire(now, &tables.policy.settings);
             self.worker.look_after_pinholes(out);

@@ -215,6 +215,22 @@ fn every_end_of_a_flow_is_told_with_its_cause() {
     });
 }
 
+/// CGN-L: a block that comes back with its last flow does so when the flow ends, not at the tick before.
+#[test]
+fn cgn_l_a_block_is_released_when_its_last_flow_ends() {
+    let flags = SettingsRecord::LOG_FLOWS | SettingsRecord::LOG_BLOCKS;
+    let policy = logging(flags, |pool| pool.quarantine = 0);
+    everywhere_with(&policy, &forwarding(), |lab| {
+        lab.udp_mapping(HOST, 5000);
+        lab.appliance.advance(400_000, 700);
+        let events = std::mem::take(&mut lab.appliance.events);
+        let of = |kind| events.iter().find(|(_, slot)| slot.header.kind == kind).map(|(_, slot)| slot);
+        let flow: FlowEnded = of(Kind::FLOW_ENDED).expect("the flow ended").body();
+        let block: PortsLogged = of(Kind::PORTS_RELEASED).expect("the block came back").body();
+        assert_eq!(block.at_ms, flow.ended_ms);
+    });
+}
+
 /// A closed pinhole, a reservation that takes an endpoint over, and a policy without the address end flows, each
 /// with a cause of its own.
 #[test]
