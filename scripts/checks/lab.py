@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 SCRIPTS = Path(__file__).resolve().parent.parent
@@ -195,6 +196,26 @@ class Lab:
         program = self.PROGRAMS / "send_frames.py"
         rate = [per_second] if per_second else []
         self.run(host, "/usr/bin/python3", program, "eth0", *rate, stdin="".join(bytes(frame).hex() + "\n" for frame in frames))
+
+    @contextmanager
+    def configured(self, old, new):
+        """The configuration with `new` in place of the first `old`: in force at every worker as long as it is needed."""
+        path = self.run_dir / "turnpike.toml"
+        sound = path.read_text()
+        expect(old in sound, f"turnpike.toml has no {old}")
+        try:
+            self._reload(path, sound.replace(old, new, 1))
+            yield
+        finally:
+            self._reload(path, sound)
+
+    def _reload(self, path, text):
+        def generations():
+            return [row["policy_generation"] for row in self.show("workers")]
+        before = generations()
+        path.write_text(text)
+        self.cli("config", "reload")
+        until(lambda: all(now > then for now, then in zip(generations(), before)), 5, "the workers have the new policy", generations)
 
     def pid(self, daemon):
         """Process id of `dataplane` or `controlplane`, 0 while it does not run."""
