@@ -8,7 +8,7 @@ import time
 import traceback
 
 from . import (
-    failures, filtering, malformed, nat_log, operations, pcp, scenarios, scenarios_calls, scenarios_ipv6,
+    failures, filtering, malformed, many_flows, nat_log, operations, pcp, scenarios, scenarios_calls, scenarios_ipv6,
     servers, simco, traffic,
 )
 from .lab import Failure, Lab, Skipped, expect, until
@@ -66,7 +66,7 @@ def has_back(lab, wanted):
 
 # Accounts are taken before the dataplane is killed: its successor counts from nothing.
 CHECKS = [
-    *traffic.CHECKS, *filtering.CHECKS, *malformed.CHECKS, *operations.CHECKS, *nat_log.CHECKS, *pcp.CHECKS, *simco.CHECKS,
+    *traffic.CHECKS, *filtering.CHECKS, *malformed.CHECKS, *operations.CHECKS, *many_flows.CHECKS, *nat_log.CHECKS, *pcp.CHECKS, *simco.CHECKS,
     *scenarios.CHECKS, *scenarios_calls.CHECKS, *scenarios_ipv6.CHECKS,
     failures.controlplane_killed, failures.hostile_controlplane, conservation, failures.dataplane_killed,
 ]
