@@ -114,3 +114,14 @@ fn the_configuration_of_the_readme_is_right() {
         panic!("{problems}");
     }
 }
+
+/// What does nothing by itself is refused; this is prepared, switched off on purpose, or needs none of it.
+#[test]
+fn what_waits_for_something_else() {
+    let agent = "[[agent]]\nname = \"watch\"\nzones = []\nrights = [\"read\", \"delete\"]\ninside = []\n";
+    accepted(&format!("{agent}[simco]\nlisten = [\"192.168.0.1:7626\"]"));
+    accepted("[[third_party]]\nclients = \"192.168.0.2/32\"\nhosts = [\"192.168.0.0/24\"]");
+    let pool = "[[pool]]\nname = \"old\"\naddresses = [\"203.0.113.9\"]\nzone = \"outside\"\n";
+    accepted(&format!("{pool}dynamic = 2\nsubscriber_burst = 0\nquarantine = 0"));
+    accepted("[[nat]]\nfrom = \"inside\"\nto = \"inside\"\naction = \"exempt\"");
+}

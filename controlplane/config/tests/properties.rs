@@ -128,13 +128,15 @@ fn valid() -> impl Strategy<Value = String> {
                 let mask = u32::MAX.checked_shl(32 - u32::from(*length)).unwrap_or(0);
                 let source = std::net::Ipv4Addr::from(source & mask);
                 let from = if i % 2 == 0 { "any" } else { "zone-0" };
-                line(format_args!(
-                    "[[nat]]\nfrom = \"{from}\"\nto = \"zone-{}\"\nsource = \"{source}/{length}\"",
-                    zone(to)
-                ));
+                line(format_args!("[[nat]]\nfrom = \"{from}\"\nsource = \"{source}/{length}\""));
                 match pool.index(pools.len() + 1) {
-                    0 => line(format_args!("action = \"exempt\"")),
-                    pool => line(format_args!("pool = \"pool{}\"", pool - 1)),
+                    0 => line(format_args!("action = \"exempt\"\nto = \"zone-{}\"", zone(to))),
+                    // Pools are for outside zones.
+                    pool => line(format_args!(
+                        "pool = \"pool{}\"\nto = \"zone-{}\"",
+                        pool - 1,
+                        (zone(to).max(1) - 1) | 1
+                    )),
                 }
             }
             for (kind, from, bits, length, [low, high], action) in rules {

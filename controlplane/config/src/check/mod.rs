@@ -1,6 +1,7 @@
 //! What a single value cannot tell: names, references, overlaps, families, limits.
 
 mod firewall;
+mod idle;
 mod midcom;
 mod ports;
 mod translation;
@@ -20,6 +21,7 @@ pub(crate) fn config(config: &Config, document: &mut Document<'_>) {
     translation::check(config, &zones, document);
     firewall::check(config, &zones, document);
     midcom::check(config, &zones, document);
+    idle::check(config, document);
     timeouts(config, document);
 }
 

@@ -45,7 +45,12 @@ pub(super) fn check(config: &Config, zones: &Zones<'_>, document: &mut Document<
         if let Some(zone) = zones.expect_match(document, &path, &rule.from) {
             expect_side(config, zone, Side::Inside, &path, document);
         }
-        zones.expect_match(document, &format!("nat[{i}].to"), &rule.to);
+        let path = format!("nat[{i}].to");
+        if let Some(zone) = zones.expect_match(document, &path, &rule.to)
+            && matches!(rule.target, NatTarget::Pool(_))
+        {
+            expect_outside(config, zone, &path, document);
+        }
         if let NatTarget::Pool(name) = &rule.target
             && complete
             && !pools.contains_key(name)
@@ -67,6 +72,15 @@ fn expect_side(config: &Config, zone: usize, side: Side, path: &str, document: &
         Side::Inside => format!("{name} is an outside zone: NAT rules translate flows from inside zones"),
     };
     document.refuse(path, message);
+}
+
+/// A pool would never be used towards an inside zone. (An exemption says what is so anyway.)
+fn expect_outside(config: &Config, zone: usize, path: &str, document: &mut Document<'_>) {
+    if config.zones[zone].side == Side::Inside && !document.is_faulty(&format!("zone[{zone}].side")) {
+        let name = quoted(config.zones[zone].name.as_str());
+        let message = format!("{name} is an inside zone: flows are translated on their way to outside zones");
+        document.refuse(path, message);
+    }
 }
 
 /// An address is in one range of one pool, and not the box's own.
