@@ -20,6 +20,7 @@ Exit codes:
   6    unreachable: turnpike-controlplane does not answer, or no dataplane is attached
   7    configuration invalid
   8    conflict with what is there
+  9    degraded (show status --check)
   124  no answer in time (--timeout)
 
 With --json, standard output holds exactly one JSON document: the answer in its envelope, or {\"error\": ...}.
@@ -119,7 +120,11 @@ pub enum NatAction {
 #[derive(Debug, Subcommand)]
 pub enum Show {
     /// The box on one page
-    Status,
+    Status {
+        /// Say in a line whether the box does its work; exit code 9 if not, for monitoring
+        #[arg(long)]
+        check: bool,
+    },
     /// Ports, their interfaces and counters
     Ports,
     /// Worker threads

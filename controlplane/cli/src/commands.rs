@@ -1,7 +1,7 @@
 //! Carries out a command line.
 
 use crate::args::{Cli, Command, ConfigAction, PinholeAction, RuleAction, Shell, Show};
-use crate::output::{DONE, Failure, Output};
+use crate::output::{DEGRADED, DONE, Failure, Output};
 use crate::pages::{self, Walk};
 use crate::table::Table;
 use crate::{rules, show, status, top};
@@ -55,9 +55,15 @@ pub(crate) fn ask<T: Payload>(cli: &Cli, request: &Request) -> Result<Envelope<T
 
 fn show_what(cli: &Cli, what: &Show, output: &mut Output<'_>) -> Result<u8, Failure> {
     match what {
-        Show::Status => {
+        Show::Status { check: false } => {
             let answer = ask::<StatusData>(cli, &Request::Status)?;
             output.answer(&answer, |out, _| status::write(out, &answer))?;
+        }
+        Show::Status { check: true } => {
+            let answer = ask::<StatusData>(cli, &Request::Status)?;
+            let troubles = status::troubles(&answer.data);
+            output.answer(&answer, |out, _| status::check(out, &answer.data, &troubles))?;
+            return Ok(if troubles.is_empty() { DONE } else { DEGRADED });
         }
         Show::Ports => {
             let answer = ask::<Vec<PortData>>(cli, &Request::Ports)?;

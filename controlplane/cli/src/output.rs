@@ -9,6 +9,8 @@ use turnpike_api::{ClientError, Envelope, ErrorBody, ErrorCode};
 pub const DONE: u8 = 0;
 /// Exit code where nothing fits the filter.
 pub const NO_MATCH: u8 = 3;
+/// Exit code of a check that found the box degraded.
+pub const DEGRADED: u8 = 9;
 
 /// Why a command ended early.
 #[derive(Debug)]

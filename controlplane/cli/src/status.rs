@@ -71,6 +71,56 @@ pub fn write(out: &mut dyn Write, envelope: &Envelope<StatusData>) -> io::Result
     tables(out, status)
 }
 
+/// What keeps the box from doing its work, or soon will: as the alert rules see it, at this moment.
+#[must_use]
+pub fn troubles(status: &StatusData) -> Vec<String> {
+    let mut troubles = Vec::new();
+    if !status.ready {
+        troubles.push(state(status).to_owned());
+    }
+    let down = status.ports.iter().filter(|port| !port.link_up);
+    troubles.extend(down.map(|port| format!("port {}: link down", port.name)));
+    for (what, usage) in [("flows", &status.flows), ("bindings", &status.bindings)] {
+        if above(usage.in_use, usage.limit, FULL) {
+            troubles.push(format!("{what}: {} of {}", usage.in_use, usage.limit));
+        }
+    }
+    let full = status.pools.iter().filter(|pool| above(pool.in_use.highest(), pool.ports, FULL));
+    troubles.extend(
+        full.map(|pool| {
+            format!("pool {}: {} of {} ports in use", pool.name, pool.in_use.highest(), pool.ports)
+        }),
+    );
+    let buffers = &status.buffers;
+    if above(buffers.total.saturating_sub(buffers.available), buffers.total, SCARCE) {
+        troubles.push(format!("buffers: {} of {} free", buffers.available, buffers.total));
+    }
+    if !status.conservation.ok {
+        troubles.push(format!("balance: {}", balance(status)));
+    }
+    troubles
+}
+
+/// Percent of a table or pool that may be in use.
+const FULL: u64 = 95;
+/// Percent of the packet buffers that may be.
+const SCARCE: u64 = 90;
+
+const fn above(in_use: u64, limit: u64, percent: u64) -> bool {
+    in_use.saturating_mul(100) > limit.saturating_mul(percent)
+}
+
+/// Writes the line of a check.
+///
+/// # Errors
+/// Those of `out`.
+pub fn check(out: &mut dyn Write, status: &StatusData, troubles: &[String]) -> io::Result<()> {
+    if troubles.is_empty() {
+        return writeln!(out, "OK: {}, {} flows", state(status), status.flows.in_use);
+    }
+    writeln!(out, "DEGRADED: {}", printable(&troubles.join("; ")))
+}
+
 /// Whether every packet is accounted for, in words.
 #[must_use]
 pub fn balance(status: &StatusData) -> String {

@@ -1,6 +1,6 @@
 //! The CLI as a process, against a control plane that speaks the API over a socket: every command, text and JSON.
 
-use crate::support::{Ran, Server, check_golden, example, example_text, turnpike};
+use crate::support::{Ran, Server, check_golden, example, example_text, line, turnpike};
 use turnpike_api::{PinholeRemove, Request, StatusData};
 
 /// Commands, the golden file of their text, and the API's example that they show.
@@ -58,6 +58,52 @@ fn every_command_prints_the_envelope_as_json() {
         }
         assert_eq!(ran.json(), expected, "{args:?}");
     }
+}
+
+/// What makes a sound status another one.
+type Change = dyn Fn(&mut StatusData) + Sync;
+
+/// `show status --check`: a line and an exit code for each thing that can be wrong.
+#[test]
+fn a_check_of_the_status_tells_each_trouble() {
+    let ran = |change: &Change| {
+        let mut sound = example::<StatusData>("status");
+        (sound.data.ready, sound.data.attached, sound.data.conservation.ok) = (true, true, true);
+        sound.data.ports.iter_mut().for_each(|port| port.link_up = true);
+        sound.data.buffers.available = sound.data.buffers.total;
+        (sound.data.flows.in_use, sound.data.bindings.in_use) = (7, 5);
+        change(&mut sound.data);
+        let answer = line(&sound);
+        let server = Server::new(move |_| Some(answer.clone()));
+        let json = server.run(&["--json", "show", "status", "--check"]);
+        let text = server.run(&["show", "status", "--check"]);
+        assert_eq!(
+            (json.code, &json.json()["data"]),
+            (text.code, &serde_json::to_value(&sound.data).unwrap())
+        );
+        (text.code, text.stdout)
+    };
+    assert_eq!(ran(&|_| ()), (0, "OK: forwarding, 7 flows\n".into()));
+    let cases: [(&Change, &str); 7] = [
+        (&|status| status.ready = false, "attached, not ready"),
+        (&|status| (status.ready, status.attached) = (false, false), "no dataplane attached"),
+        (&|status| status.ports[1].link_up = false, "port outside: link down"),
+        (&|status| (status.flows.in_use, status.flows.limit) = (951, 1000), "flows: 951 of 1000"),
+        (&|status| (status.bindings.in_use, status.bindings.limit) = (1, 1), "bindings: 1 of 1"),
+        (&|status| status.pools[0].in_use.udp = status.pools[0].ports, "pool public: "),
+        (&|status| status.buffers.available = status.buffers.total / 11, "buffers: "),
+    ];
+    for (change, said) in cases {
+        let (code, text) = ran(change);
+        assert_eq!(code, 9, "{text}");
+        assert!(text.starts_with(&format!("DEGRADED: {said}")) && !text.contains(';'), "{text}");
+    }
+    let (code, text) = ran(&|status| {
+        status.ports[0].link_up = false;
+        status.conservation.ok = false;
+    });
+    assert_eq!(code, 9);
+    assert!(text.starts_with("DEGRADED: port inside: link down; balance: BROKEN, "), "{text}");
 }
 
 #[test]
