@@ -74,6 +74,7 @@ pub struct Inputs {
 #[derive(Debug)]
 pub struct Daemon {
     pub(crate) running: Running,
+    pub(crate) started: crate::started::Started,
     pub(crate) ranges: History,
     pub(crate) board: Board,
     pub(crate) clock: Clock,
@@ -145,6 +146,7 @@ impl Daemon {
         let mut ranges = History::open(&running.config.control.state);
         ranges.note(&running.config, Timestamp::now());
         Self {
+            started: crate::started::Started::new(&running.config),
             running,
             ranges,
             board,
@@ -284,6 +286,8 @@ impl Daemon {
             dpdk = turnpike_abi::stats::text(&identity.dpdk_version),
             "attached"
         );
+        self.started.attached(&identity, &self.running);
+        self.running.needs_restart = self.started.waiting(&self.running.config);
         let taps = dataplane.interfaces().iter().map(|info| (info.tap_index, info.id));
         self.mirror.set_taps(taps);
         self.pcp_addresses();

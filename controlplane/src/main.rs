@@ -41,6 +41,7 @@ mod resolve;
 mod rules;
 mod running;
 mod simco;
+mod started;
 mod survey;
 mod tables;
 mod walk;

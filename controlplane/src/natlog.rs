@@ -188,21 +188,33 @@ pub struct NatLog {
 }
 
 impl NatLog {
-    /// Opens the file that a configuration names, if it wants anything logged.
-    pub fn configure(&mut self, config: &Config) {
+    /// Opens the file that a configuration names, if it wants anything logged. Where it cannot be opened, the log goes
+    /// on in the file there was; what to tell the operator then.
+    pub fn configure(&mut self, config: &Config) -> Option<String> {
         let log = &config.log;
         let path = log.file.clone().unwrap_or_else(|| config.control.state.join(FILE));
         if !(log.blocks || log.flows) || self.file.as_ref().is_some_and(|(open, _)| *open == path) {
-            return;
+            return None;
         }
-        self.before = self.lost();
-        self.file = match LineLog::start(&path, "nat-log", line) {
-            Ok(file) => Some((path, file)),
-            Err(error) => {
-                tracing::error!(path = %path.display(), %error, "no log of the translator: see log.file");
+        match LineLog::start(&path, "nat-log", line) {
+            Ok(file) => {
+                self.before = self.lost();
+                self.file = Some((path, file));
                 None
             }
-        };
+            Err(error) => {
+                let instead = self.file.as_ref().map_or_else(
+                    || "nothing is logged".to_owned(),
+                    |(open, _)| format!("the log goes on in {}", open.display()),
+                );
+                let path = path.display();
+                let warning = format!(
+                    "log.file: {path} cannot be opened ({error}): {instead}; make it writable and reload"
+                );
+                tracing::error!("{warning}");
+                Some(warning)
+            }
+        }
     }
 
     fn note(&mut self, event: Event, line: Line) {

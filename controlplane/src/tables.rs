@@ -6,6 +6,7 @@ use crate::facts::{Apply, Shape};
 use crate::mirror::Forwarding;
 use crate::reading::Reading;
 use crate::running::Running;
+use crate::started::is_of_controlplane;
 use crate::survey::Purpose;
 use sd_notify::NotifyState;
 use std::time::Duration;
@@ -262,19 +263,14 @@ impl Daemon {
             }
         };
         let impact = Config::reload_impact(&self.running.config, &running.config);
-        let mut needs_restart = impact.restart_needed.clone();
-        // What waited before waits on, unless the file is as it was when the dataplane started.
-        needs_restart.extend(
-            self.running.needs_restart.iter().filter(|key| !impact.restart_needed.contains(key)).cloned(),
-        );
+        running.needs_restart = self.started.waiting(&running.config);
         let mut warnings = Vec::new();
-        for key in &impact.restart_needed {
-            let who = if key.starts_with("control") { "control plane" } else { "dataplane" };
+        for key in impact.restart_needed.iter().filter(|key| running.needs_restart.contains(key)) {
+            let who = if is_of_controlplane(key) { "control plane" } else { "dataplane" };
             let warning = format!("{key} takes effect at the next start of the {who}");
             tracing::warn!("{warning}");
             warnings.push(warning);
         }
-        running.needs_restart = needs_restart;
         let data = ReloadData {
             path: running.path.display().to_string(),
             previous_hash: self.running.hash.clone(),
@@ -303,7 +299,7 @@ impl Daemon {
                 self.simco.apply(reload.simco);
                 self.running = Running { applied_ms: wall_ms(), ..reload.running };
                 self.ranges.note(&self.running.config, Timestamp::now());
-                self.natlog.configure(&self.running.config);
+                let unlogged = self.natlog.configure(&self.running.config);
                 let shape = Shape::of(&self.running);
                 self.board.change(|facts| {
                     facts.shape = shape;
@@ -316,6 +312,7 @@ impl Daemon {
                 tracing::info!(hash = self.running.hash, changed = reload.data.changed, "configuration read");
                 let mut envelope = Envelope::new(self.host.clone(), reload.data);
                 envelope.warnings = reload.warnings;
+                envelope.warnings.extend(unlogged);
                 encode_response(&Ok(envelope))
             }
             Err(why) => {

@@ -325,6 +325,28 @@ fn a_wrong_configuration_leaves_the_running_one() {
         Some(under_test.ask::<ConfigData>(&Request::Config)).filter(|config| config.hash != done.hash)
     });
     assert_eq!(config.needs_restart, ["port[1].device"]);
+
+    // Taken back, it waits for nothing.
+    under_test.configure(RULES);
+    let done = under_test.call::<ReloadData>(&Request::ConfigReload).unwrap();
+    assert!(done.data.needs_restart.is_empty() && done.warnings.is_empty(), "{done:?}");
+}
+
+/// A key that waits for the dataplane's start waits no more once another dataplane attached.
+#[test]
+fn what_waits_for_a_restart_ends_with_it() {
+    let mut under_test = Site::new();
+    let fake = under_test.dataplane();
+    under_test.start();
+    under_test.until_ready();
+    under_test.configure(&RULES.replace("\"net_null1\"", "\"net_null2\""));
+    let done: ReloadData = under_test.ask(&Request::ConfigReload);
+    assert_eq!(done.needs_restart, ["port[1].device"]);
+    drop(fake);
+    let _fake = under_test.dataplane();
+    until("the other dataplane is known", || {
+        under_test.ask::<ConfigData>(&Request::Config).needs_restart.is_empty().then_some(())
+    });
 }
 
 /// As many rules as a configuration may have, by reload: the daemon answers on, and the dataplane gets them all.

@@ -109,3 +109,31 @@ fn cgn_12_flows_are_logged_on_request_after_a_reload() {
     fake.with(|state| state.events.push(ended(3)));
     assert_eq!(lines(&site, "flows.jsonl", "flow_ended", 1)[0]["inside"], "192.168.0.9:3");
 }
+
+/// A file that cannot be opened is said to whoever reloads, and costs no line: the log goes on where it was.
+#[test]
+fn a_log_file_that_cannot_be_opened_loses_nothing() {
+    let mut site = Site::new();
+    let fake = site.dataplane();
+    site.start();
+    site.until_ready();
+    let file = site.path("nowhere/nat.jsonl");
+    site.configure(&format!("{RULES}\n[log]\nfile = {file:?}\n"));
+    let answer = site.call::<ReloadData>(&Request::ConfigReload).unwrap();
+    let [warning] = answer.warnings.as_slice() else { panic!("one warning: {:?}", answer.warnings) };
+    let [path, old] = [&file, &site.path("state/nat.jsonl")].map(|path| path.display().to_string());
+    assert!(warning.starts_with(&format!("log.file: {path} cannot be opened")), "{warning}");
+    assert!(warning.contains(&old), "{warning}");
+    fake.with(|state| {
+        state.events.push((WorkerId(0), Slot::new(Kind::PORTS_ASSIGNED, 0, &block(8, 2048))));
+    });
+    assert_eq!(lines(&site, "state/nat.jsonl", "ports_assigned", 1)[0]["inside"], "192.168.0.8");
+
+    std::fs::create_dir(site.path("nowhere")).unwrap();
+    let answer = site.call::<ReloadData>(&Request::ConfigReload).unwrap();
+    assert!(answer.warnings.is_empty(), "{:?}", answer.warnings);
+    fake.with(|state| {
+        state.events.push((WorkerId(0), Slot::new(Kind::PORTS_RELEASED, 0, &block(8, 2048))));
+    });
+    assert_eq!(lines(&site, "nowhere/nat.jsonl", "ports_released", 1)[0]["inside"], "192.168.0.8");
+}
