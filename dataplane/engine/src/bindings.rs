@@ -376,7 +376,7 @@ impl Bindings {
 
     /// Fifth step: draws the port that a new binding of a subscriber will get.
     pub(crate) fn draw(&mut self, subscriber: u32, block: u32, class: Class) -> Option<Foreseen> {
-        self.ports.foresee(subscriber, block, class, self.random.half())
+        self.ports.foresee(subscriber, block, class, self.random.quarter())
     }
 
     /// Says what was drawn for the packet that comes next.
@@ -609,6 +609,17 @@ impl Bindings {
     fn log(&mut self, kind: Kind, binding: &Binding) {
         let Binding { inside, external, protocol, external_port, .. } = *binding;
         self.ports.note_foreign(kind, inside, external, protocol, external_port);
+    }
+
+    /// Puts the first flow, to a remote address, into a binding that [`Bindings::bind`] just made, and counts it.
+    pub(crate) fn hang_first(&mut self, number: u32, flow: u32, to: [u8; 4]) {
+        let Some(record) = self.slab.get_mut(number as usize) else { return };
+        record.first_flow = flow;
+        let subscriber = record.subscriber;
+        self.ports.count_flow(subscriber, true);
+        if let Some(contacts) = &mut self.contacts {
+            contacts.add(number, to);
+        }
     }
 
     /// Counts a flow that uses a binding.

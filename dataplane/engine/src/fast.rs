@@ -207,9 +207,9 @@ pub(crate) fn guess(lanes: &mut Lanes, count: usize, flows: &Flows) -> usize {
 
 /// Between second and third stage, where packets may open flows: what a new binding touches is asked for line
 /// after line, each over the whole burst. The last two are those of the port that it will get, which is drawn here, and
-/// of the flow's entry for what comes back to that port. `again` does it for those alone for which no port was
-/// drawn: a packet before them may have brought their subscriber its first block; for the others it asks once more for
-/// what may have left the nearest cache since.
+/// of the flow's entry for what comes back to that port. `again`, before each [`GROUP`], does it for those alone for which
+/// no port was drawn, of the group and of the next one: a packet before them may have brought their subscriber its first
+/// block; of the others it asks for what lies behind a bucket that is full.
 pub(crate) fn prepare(
     lanes: &mut Lanes,
     some: Range<usize>,
@@ -223,9 +223,11 @@ pub(crate) fn prepare(
     let of_some = lanes.iter().zip(drawn.iter_mut()).enumerate().skip(some.start).take(some.len());
     for (at, (lane, drawn)) in of_some.filter(|(_, (lane, _))| lane.opens) {
         if again && drawn.foreseen.is_some() {
-            bindings.prefetch_overflow(drawn.place);
-            flows.prefetch_overflow(lane.hash);
-            flows.prefetch_overflow(drawn.answers);
+            if at < some.start + GROUP {
+                bindings.prefetch_overflow(drawn.place);
+                flows.prefetch_overflow(lane.hash);
+                flows.prefetch_overflow(drawn.answers);
+            }
             continue;
         }
         let Some(opening) = opening.get_mut(openings) else { break };

@@ -59,6 +59,8 @@ pub(crate) struct Departing {
     pub(crate) state: TcpState,
     pub(crate) now: Time,
     pub(crate) binding: u32,
+    /// The binding is new: its port was nobody's, so nothing can have been sent to it.
+    pub(crate) bound_now: bool,
     /// Bytes of the first packet.
     pub(crate) length: u16,
     /// What the next packet needs for the fast path.
@@ -385,7 +387,7 @@ impl Flows {
     pub(crate) fn insert_departing(&mut self, flow: &Departing, due: Time) -> Option<u32> {
         let answers = answers_of(flow.key, flow.external);
         let hash_in = flow.answers.unwrap_or_else(|| self.hash4(answers));
-        if self.find4(hash_in, answers).is_some() {
+        if !flow.bound_now && self.find4(hash_in, answers).is_some() {
             return None;
         }
         let number = self.free.take(&self.cold)?;

@@ -156,23 +156,23 @@ pub(crate) fn map<K, V>(items: usize, keyed: Keyed) -> Map<K, V> {
 pub(crate) struct Random {
     keyed: Keyed,
     counter: u64,
-    /// The unused half of the last number that was made for [`Random::half`].
-    half: Option<u32>,
+    /// What [`Random::quarter`] has not given out of its last number, and how many quarters that is.
+    rest: (u64, u8),
 }
 
 impl Random {
     pub(crate) fn new(keyed: Keyed) -> Self {
-        Self { keyed, counter: 0, half: None }
+        Self { keyed, counter: 0, rest: (0, 0) }
     }
 
-    /// As many random bits as the choice of a port within a block takes.
-    pub(crate) fn half(&mut self) -> u32 {
-        if let Some(half) = self.half.take() {
-            return half;
-        }
-        let whole = self.next();
-        self.half = Some((whole >> 32) as u32);
-        whole as u32
+    /// As many random bits as the choice of one of the 4096 ports of a block takes, and some.
+    pub(crate) fn quarter(&mut self) -> u16 {
+        let (rest, quarters) = match self.rest {
+            (_, 0) => (self.next(), 4),
+            rest => rest,
+        };
+        self.rest = (rest >> 16, quarters - 1);
+        rest as u16
     }
 
     pub(crate) fn next(&mut self) -> u64 {

@@ -177,6 +177,7 @@ impl<B: Buffer> Engine<B> {
             let count = packets.as_slice().len().min(LANES);
             fast::look(lanes, packets.as_slice(), doors, &worker.flows);
             let opens = fast::guess(lanes, count, &worker.flows) > 0;
+            worker.all_plain = true;
             if opens {
                 fast::prepare(lanes, 0..count, false, &mut worker.bindings, &worker.flows);
             }
@@ -184,7 +185,7 @@ impl<B: Buffer> Engine<B> {
             let group = if opens { GROUP } else { LANES };
             for first in (0..count).step_by(group) {
                 if first > 0 {
-                    let some = first..first + group;
+                    let some = first..first + 2 * group;
                     fast::prepare(lanes, some, true, &mut worker.bindings, &worker.flows);
                 }
                 for ((at, lane), buffer) in lanes.from(first).zip(packets.by_ref().take(group)) {
@@ -201,6 +202,7 @@ impl<B: Buffer> Engine<B> {
                             }
                             None => buffer,
                         };
+                        worker.all_plain = false;
                         match lane.packet() {
                             Some(packet) => worker.looked_at(tables, now, packet, buffer, source, out),
                             None => worker.frame(Some(tables), now, port, buffer, source, out),

@@ -133,16 +133,17 @@ impl<B: Buffer> Worker<B> {
         let first = FirstPacket { from, to, tuple, icmp: None };
         let NatVerdict::Translate(pool) = policy.nat_of(&first) else { return None };
         let verdict = policy.firewall(&first);
-        if verdict.action != FirewallAction::Accept
-            || self.flows.find4(lane.hash, key).is_some()
-            || !self.flows.has_room(false, true)
-        {
+        if verdict.action != FirewallAction::Accept || !self.flows.has_room(false, true) {
             return None;
         }
         let binding = self.bindings.search_at(drawn.place, key.protocol, (inside, tuple.source_port), pool);
         if let Ok(number) = binding {
             // One with a pinhole is the long way's.
             self.bindings.record(number).filter(|record| record.is_dynamic())?;
+        }
+        // There was no flow when the burst was looked at; one that its plain packets opened since has a binding here.
+        if (binding.is_ok() || !self.all_plain) && self.flows.find4(lane.hash, key).is_some() {
+            return None;
         }
         let next_hop = NextHop { interface, address: via.unwrap_or(tuple.destination) };
         if !self.neighbours.has_places() {
@@ -178,12 +179,12 @@ impl<B: Buffer> Worker<B> {
         if let Some(record) = tables.policy.pool(pool) {
             self.bindings.may_open(record, pool, Address::v4([a, b, c, d]), now)?;
         }
-        let binding = match &way.binding {
+        let (binding, bound_now) = match &way.binding {
             Ok(binding) => {
                 self.counters.add(Counter::EimHits, 1);
-                *binding
+                (*binding, false)
             }
-            Err(unbound) => self.bindings.bind(&tables.policy, unbound, now, &mut self.counters)?,
+            Err(unbound) => (self.bindings.bind(&tables.policy, unbound, now, &mut self.counters)?, true),
         };
         let external = self.bindings.record(binding).ok_or(DropReason::InternalError)?.external_end();
         let flow = Departing {
@@ -194,6 +195,7 @@ impl<B: Buffer> Worker<B> {
             state,
             now,
             binding,
+            bound_now,
             length,
             epoch: self.epoch,
             hop: way.hop,
@@ -207,8 +209,12 @@ impl<B: Buffer> Worker<B> {
         self.counters.add(Counter::PlainOpenings, 1);
         self.counters.flow_created(class, state);
         let [_, _, _, _, e, f, g, h] = lane.key.addresses.to_ne_bytes();
-        let [_, _, k, l] = lane.key.ports.to_ne_bytes();
-        self.hang((number, binding), (Address::v4([e, f, g, h]), u16::from_be_bytes([k, l])), false);
+        if bound_now {
+            self.bindings.hang_first(binding, number, [e, f, g, h]);
+        } else {
+            let [_, _, k, l] = lane.key.ports.to_ne_bytes();
+            self.hang((number, binding), (Address::v4([e, f, g, h]), u16::from_be_bytes([k, l])), false);
+        }
         Ok(number)
     }
 

@@ -78,6 +78,8 @@ pub(crate) struct Worker<B> {
     pub(crate) reassembly: Reassembly<B>,
     /// Changes when routes or policy do: what records know of next hops holds in one epoch.
     pub(crate) epoch: u32,
+    /// No packet of the burst under way went the long way.
+    pub(crate) all_plain: bool,
     /// Of the call that is under way.
     pub(crate) now: Time,
     /// Where the sweep after a change of timeouts goes on.
@@ -155,6 +157,7 @@ impl<B: Buffer> Worker<B> {
             limits: Limits::new(setup.interfaces.len()),
             reassembly: Reassembly::new(keyed, setup.worker, setup.workers),
             epoch: 0,
+            all_plain: false,
             now: Time(0),
             sweep: None,
             pieces: Vec::with_capacity(MAX_FRAGMENTS),

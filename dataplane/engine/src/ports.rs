@@ -236,9 +236,10 @@ impl Ports {
     }
 
     /// Fifth step: the port that a new binding gets ([`Ports::take_foreseen`]) unless somebody takes it before.
-    pub(crate) fn foresee(&self, subscriber: u32, block: u32, class: Class, random: u32) -> Option<Foreseen> {
+    pub(crate) fn foresee(&self, subscriber: u32, block: u32, class: Class, random: u16) -> Option<Foreseen> {
+        // The word comes from the high bits of the low half, the port in it from the low bits of the high half.
         let random = u64::from(random);
-        let (word, bit) = self.choose_in(block, class, u64::MAX, random << 32 | random)?;
+        let (word, bit) = self.choose_in(block, class, u64::MAX, random << 32 | random << 16)?;
         let address = self.blocks.record(block)?.address;
         self.units.prefetch(address, class, word);
         let port = port_of(word, self.worker, self.workers)? + bit as u16;
