@@ -231,7 +231,8 @@ pub struct PoolRecord {
     pub quarantine: u16,
     /// Seconds a freed TCP port is held back, at most 3600: its connection was tracked to its end (REQ-8a).
     pub quarantine_tcp: u16,
-    /// Most ports a worker holds back; what is freed beyond that is free at once. 0 holds none back.
+    /// Most ports a worker holds back, and never more than it can have bindings; what is freed beyond that is free at
+    /// once. 0 holds none back.
     pub quarantine_ports: u32,
     /// Most ports of each protocol (RFC 6888 REQ-4).
     pub subscriber_ports: u32,

@@ -168,7 +168,7 @@ impl Ports {
             // One for each binding, and as many again for what is held back.
             blocks: Blocks::new(bindings * 2),
             units: Units::new(bindings * 2, words),
-            quarantine: Quarantine::new(),
+            quarantine: Quarantine::new(bindings),
             tally: Tally::default(),
             shared: Vec::with_capacity(named::SHARED),
             now: Time(0),
@@ -320,7 +320,8 @@ impl Ports {
         let subscriber = self.subscribers.record(number).ok_or(PortError::Room)?;
         let external = subscriber.external;
         let head = subscriber.open.get(class.index()).copied().unwrap_or(NONE);
-        let port = self.take_in(head, class, parity, random.rotate_left(17), entry)?;
+        let port = self.take_in(head, class, parity, random.rotate_left(17), entry);
+        let port = port.inspect_err(|_| self.block_idle(head))?;
         self.subscribers.count(number, class, true);
         Ok(Taken { subscriber: number, external, port })
     }

@@ -346,18 +346,19 @@ impl Ports {
             }
             let turn = (random >> 32) as u32 % 64;
             let bit = (starts.rotate_right(turn).trailing_zeros() + turn) % 64;
+            let (external, first) = (self.pools.external(record.address)?, port + bit as u16);
             for at in bit..bit + count {
                 let (word, bit) = (word + (at / 64) as u16, at % 64);
                 if self.take_bit(block, class, word, bit, Entry::Held).is_err() {
                     // No room for a unit: give back what there is.
-                    for done in (port + bit as u16..).take((at - bit) as usize) {
-                        self.release_from_nobody(self.pools.external(record.address)?, class, done);
+                    for done in first..port + at as u16 {
+                        self.release_from_nobody(external, class, done);
                     }
                     return None;
                 }
                 self.tally.reserved += 1;
             }
-            return Some((self.pools.external(record.address)?, port + bit as u16));
+            return Some((external, first));
         }
         None
     }

@@ -41,15 +41,18 @@ pub(super) struct Quarantine {
     second: u32,
     /// Ports held back.
     pub(super) held: u32,
+    /// How many may be, whatever a pool says: those in use need as much room.
+    pub(super) most: u32,
 }
 
 impl Quarantine {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(most: usize) -> Self {
         Self {
             ports: vec![[END; STRIDE]; SECONDS].into(),
             blocks: Box::new([NONE; SECONDS]),
             second: 0,
             held: 0,
+            most: u32::try_from(most).unwrap_or(u32::MAX),
         }
     }
 

@@ -92,7 +92,7 @@ impl Ports {
         let Some(state) = self.pools.state(pool) else { return };
         let record = &state.record;
         let seconds = if class == Class::Tcp { record.quarantine_tcp } else { record.quarantine };
-        let full = self.quarantine.held >= record.quarantine_ports;
+        let full = self.quarantine.held >= record.quarantine_ports.min(self.quarantine.most);
         let block = self.units.unit(slot).map_or(NONE, |unit| unit.block);
         if let Some(block) = self.blocks.record_mut(block) {
             block.freed_s = now_s;

@@ -9,8 +9,8 @@ use turnpike_abi::table::PoolRecord;
 const FIRST: u32 = u32::from_be_bytes([203, 0, 113, 0]);
 const POOL: PoolId = PoolId(0);
 
-fn ports(worker: u8, workers: u8) -> Ports {
-    let setup = Setup {
+fn setup(worker: u8, workers: u8) -> Setup {
+    Setup {
         worker: WorkerId(worker),
         workers,
         ports: 0,
@@ -19,7 +19,11 @@ fn ports(worker: u8, workers: u8) -> Ports {
         flows_v6: 0,
         bindings: 1 << 17,
         key: [7; 16],
-    };
+    }
+}
+
+fn ports(worker: u8, workers: u8) -> Ports {
+    let setup = setup(worker, workers);
     let mut memory = Memory::ordinary(Ports::bytes(setup.bindings)).unwrap();
     Ports::new(&setup, Keyed::new(setup.key), &mut memory).unwrap()
 }
@@ -497,4 +501,32 @@ fn det_4_the_computed_range_is_used_first_and_then_the_dynamic_share() {
         assert_eq!(ports.take_named(&other, external, runs[0].0, Entry::Bound(0)), Err(PortError::Taken));
         assert_sound(&ports);
     }
+}
+
+/// What finds no room for its words leaves nothing behind: no block, no row in part.
+#[test]
+fn whoever_finds_no_room_has_nothing() {
+    let bindings = 2;
+    let setup = Setup { bindings, ..setup(0, 1) };
+    let mut memory = Memory::ordinary(Ports::bytes(bindings)).unwrap();
+    let mut ports = Ports::new(&setup, Keyed::new(setup.key), &mut memory).unwrap();
+    set(&mut ports, record(1024, 65535, 256), 1);
+    let external = FIRST.to_be_bytes();
+    // Room for four words, and all are in use.
+    for port in [1024, 1100, 1200] {
+        ports.take_for_nobody(None, external, Class::Tcp, port, Entry::Held).unwrap();
+    }
+    let (_, held) = ports.reserve(POOL, None, None, (Class::Udp, 1, Parity::ANY), 0).unwrap();
+    for random in 0..40 {
+        // Behind the one that is held: in its word and in the next, which finds no room.
+        let row = ports.reserve(POOL, None, None, (Class::Udp, 64, Parity::ANY), random << 34);
+        assert_eq!(row, Err(PortError::Exhausted));
+        assert_eq!(ports.entry(external, Class::Udp, held), Entry::Held);
+        assert_eq!(ports.tally.reserved, 4);
+        assert_sound(&ports);
+    }
+    assert_eq!(ports.take(&wanted(1, Class::Udp, 1), Entry::Bound(0)), Err(PortError::Room));
+    assert_eq!(ports.subscriber_of([10, 0, 0, 1], POOL), None);
+    assert_eq!((ports.tally.primary, ports.tally.released), (1, 1));
+    assert_sound(&ports);
 }
