@@ -631,9 +631,16 @@ impl Bindings {
         }
         if pool != BindingRow::NO_POOL {
             self.ports.count_flow(subscriber, true);
-            if !inbound && let (Some(contacts), Some(to)) = (&mut self.contacts, remote.0.to_v4()) {
-                contacts.add(number, to);
+            if !inbound {
+                self.asked(number, remote.0);
             }
+        }
+    }
+
+    /// Notes that the inside end of a translated binding has a flow that it opened to a remote address.
+    pub(crate) fn asked(&mut self, number: u32, remote: Address) {
+        if let (Some(contacts), Some(to)) = (&mut self.contacts, remote.to_v4()) {
+            contacts.add(number, to);
         }
     }
 
@@ -673,10 +680,12 @@ impl Bindings {
         if known { Ok(()) } else { Err(DropReason::FilteredUnasked) }
     }
 
-    /// Prepares for the pools of a new policy.
-    pub(crate) fn set_pools(&mut self, policy: &Policy) {
+    /// Prepares for the pools of a new policy. Returns whether that is the first to ask who was asked: every flow there
+    /// is has to be told then ([`Bindings::asked`]).
+    pub(crate) fn set_pools(&mut self, policy: &Policy) -> bool {
         let asks = |(_, pool): (PoolId, &PoolRecord)| pool.filtering == Filtering::ADDRESS_DEPENDENT;
-        if self.contacts.is_none() && policy.pools().any(asks) {
+        let first = self.contacts.is_none() && policy.pools().any(asks);
+        if first {
             self.contacts = Contacts::new(self.flows, self.keyed);
         }
         let lost = self.ports.set_pools(policy);
@@ -685,6 +694,7 @@ impl Bindings {
         if lost {
             self.put_back(policy);
         }
+        first
     }
 
     /// The first binding from `from` on that the pools of a new policy no longer allow.

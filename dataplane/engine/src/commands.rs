@@ -13,7 +13,7 @@ use turnpike_abi::command::{
 };
 use turnpike_abi::counters::{Counter, FlowEnd, ProtocolClass};
 use turnpike_abi::event::{Ack, AckResult, BindingRow, Seen, WalkEnd};
-use turnpike_abi::flow::Toward;
+use turnpike_abi::flow::{Toward, flag};
 use turnpike_abi::layout::MAGIC;
 use turnpike_wire::ethernet;
 
@@ -337,7 +337,15 @@ impl<B: Buffer> Worker<B> {
 
     /// Prepares for another policy: bindings whose address left their pool end.
     pub(crate) fn policy_changed(&mut self, tables: &Tables) {
-        self.bindings.set_pools(&tables.policy);
+        if self.bindings.set_pools(&tables.policy) {
+            for (_, flow) in self.flows.walk(0, usize::MAX) {
+                let Some(((remote, _), inbound)) = self.remote_of(flow) else { continue };
+                let translated = self.flows.record(flow).is_some_and(|record| record.has(flag::TRANSLATED));
+                if let (Some(cold), true, false) = (self.flows.cold(flow), translated, inbound) {
+                    self.bindings.asked(cold.binding, remote);
+                }
+            }
+        }
         let mut from = 0;
         while let Some(outdated) = self.bindings.outdated(&tables.policy, from) {
             self.bindings.lost(outdated as u32, &mut self.counters);

@@ -4,13 +4,15 @@
 use std::collections::HashSet;
 use turnpike_abi::counters::{Counter, DropReason, ProtocolClass};
 use turnpike_abi::deterministic::Plan;
-use turnpike_abi::steering;
 use turnpike_abi::table::{Filtering, PoolRecord};
+use turnpike_abi::{PortId, steering};
+use turnpike_engine::Interface;
 use turnpike_sim::lab::{
     HOST, INSIDE_PORT, Lab, OTHER_HOST, OTHER_SERVER, OUTSIDE_PORT, SERVER, everywhere_with, forwarding, text,
 };
 use turnpike_sim::packets::Build;
 use turnpike_sim::tables::{PolicyTable, address};
+use turnpike_sim::{Appliance, station};
 use turnpike_wire::packet::{TCP_ACK, TCP_SYN};
 
 fn with(change: impl Fn(&mut PoolRecord)) -> PolicyTable {
@@ -279,5 +281,53 @@ fn a_pool_that_changes_its_blocks_keeps_its_bindings() {
         assert_eq!(lab.udp_mapping(HOST, 7), before[6]);
         lab.appliance.advance(400_000, 1000);
         assert_eq!(lab.appliance.counters().get(Counter::Blocks), 0);
+    });
+}
+
+/// CGN-8: ports that are held back leave room for new mappings, however long that is beside the timeouts, and whoever
+/// is refused has no block for it.
+#[test]
+fn cgn_8_what_is_held_back_leaves_room_for_new_mappings() {
+    let interface = |index| Interface { port: PortId(index), vlan: 0, mac: station(index), mtu: 1500 };
+    let mut appliance = Appliance::bare(1, vec![interface(0), interface(1)], 64);
+    let mut policy = with(|pool| (pool.block_size, pool.quarantine) = (4096, 120));
+    policy.settings.udp = 2;
+    appliance.policy(&policy);
+    appliance.forwarding(&forwarding());
+    let mut lab = Lab { appliance };
+    lab.neighbours();
+    for host in 10..30 {
+        for port in 1..50 {
+            let packet = Build::udp((&format!("10.0.0.{host}"), port), (SERVER, 53), b"x");
+            let step = lab.step(INSIDE_PORT, &packet);
+            assert_eq!(step.drops, [], "host {host}, port {port}");
+        }
+        lab.appliance.advance(3000, 10);
+    }
+    lab.appliance.advance(300_000, 10);
+    let counters = lab.appliance.counters();
+    for gauge in [Counter::Quarantined, Counter::Subscribers, Counter::Blocks] {
+        assert_eq!(counters.get(gauge), 0, "{gauge:?}");
+    }
+}
+
+/// UDP-8: flows that were there before a pool asked for it let their remote addresses in, as long as they live.
+#[test]
+fn udp_8_address_dependent_filtering_knows_who_was_asked_before_it_began() {
+    let policy = with(|pool| pool.filtering = Filtering::ADDRESS_DEPENDENT);
+    everywhere_with(&PolicyTable::default(), &forwarding(), |lab| {
+        let (external, port) = lab.udp_mapping(HOST, 5000);
+        lab.back(&Build::udp((OTHER_SERVER, 7), (&external, port), b"opened from outside"));
+        lab.appliance.policy(&policy);
+        let asked = Build::udp((SERVER, 9999), (&external, port), b"another port");
+        lab.back(&asked);
+        lab.step(OUTSIDE_PORT, &Build::udp((OTHER_SERVER, 8), (&external, port), b"x"))
+            .dropped(DropReason::FilteredUnasked);
+        // One that began before ends, one that began after stays: the address still has a flow.
+        for _ in 0..7 {
+            lab.appliance.advance(50_000, 100);
+            lab.out(&Build::udp((HOST, 5000), (SERVER, 54), b"keeps the mapping"));
+        }
+        lab.back(&Build::udp((SERVER, 9998), (&external, port), b"x"));
     });
 }
