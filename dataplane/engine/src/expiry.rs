@@ -170,7 +170,7 @@ impl<B: Buffer> Worker<B> {
         let Some(flow) = self.flows.record_mut(number).filter(|flow| flow.has(flag::LIVE)) else {
             return Fate::Ended;
         };
-        let (class, state, reset) = (class_of_record(flow), flow.tcp_state(), flow.has(flag::RESET));
+        let (class, state) = (class_of_record(flow), flow.tcp_state());
         let left = settings.timeout_ms(class, state).saturating_sub(flow.idle_ms(now.0));
         let revisit = revisit_ms(class, settings);
         if left > 0 {
@@ -183,13 +183,11 @@ impl<B: Buffer> Worker<B> {
             flow.stamp = now.0 as u32;
             return Fate::Again(Time(now.0 + revisit));
         }
-        Fate::Ends(match state {
-            TcpState::Transitory if !reset => FlowEnd::Timeout,
-            state => tcp::ending(state),
-        })
+        Fate::Ends(cause(flow))
     }
 
-    /// Ends what is overdue by timeouts that became shorter, a few at a time. The timers find it later, ended.
+    /// Ends what is overdue by timeouts that became shorter, a few at a time, again and again while flows hang where
+    /// longer ones wanted them. The timers find it later, ended.
     fn sweep_from(&mut self, place: usize, now: Time, settings: &SettingsRecord) {
         let mut overdue = [NONE; VISITS];
         let mut places = overdue.iter_mut();
@@ -206,13 +204,18 @@ impl<B: Buffer> Worker<B> {
             let mut endings = [Ending::NONE; VISITS];
             let endings = endings.get_mut(..count).unwrap_or_default();
             for (ending, &flow) in endings.iter_mut().zip(&overdue) {
-                *ending = self.ending(flow, FlowEnd::Timeout);
+                let why = self.flows.record(flow).map_or(FlowEnd::Timeout, cause);
+                *ending = self.ending(flow, why);
             }
             self.prepare_bindings(endings);
             endings.iter().for_each(|ending| self.end_prepared(ending));
         }
         let next = place + VISITS;
-        self.sweep = (next < self.flows.places()).then_some(next);
+        self.sweep = if next < self.flows.places() {
+            Some(next)
+        } else {
+            (now < self.sweep_until).then_some(0)
+        };
     }
 }
 
@@ -223,6 +226,14 @@ enum Fate {
     Ends(FlowEnd),
     /// It ended before, and waited for its timer.
     Ended,
+}
+
+/// What ends a flow whose timeout ran out.
+fn cause(flow: &FlowRecord) -> FlowEnd {
+    match flow.tcp_state() {
+        TcpState::Transitory if !flow.has(flag::RESET) => FlowEnd::Timeout,
+        state => tcp::ending(state),
+    }
 }
 
 /// When to look at a flow that was used at `last`.

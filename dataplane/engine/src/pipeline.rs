@@ -84,6 +84,8 @@ pub(crate) struct Worker<B> {
     pub(crate) now: Time,
     /// Where the sweep after a change of timeouts goes on.
     pub(crate) sweep: Option<usize>,
+    /// Until when it begins again: by then every flow was looked at that hangs where its former timeout wanted it.
+    pub(crate) sweep_until: Time,
     /// Fragments being made; empty between packets.
     pub(crate) pieces: Vec<B>,
     /// By firewall rule.
@@ -160,6 +162,7 @@ impl<B: Buffer> Worker<B> {
             all_plain: false,
             now: Time(0),
             sweep: None,
+            sweep_until: Time(0),
             pieces: Vec::with_capacity(MAX_FRAGMENTS),
             hits: Hits::new(),
             ended: Records::new(),

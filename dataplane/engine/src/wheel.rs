@@ -12,6 +12,8 @@ use turnpike_shm::memory::prefetch_value;
 const TICK_SHIFT: u32 = 7;
 /// Slots; the horizon is 524 seconds. What lies beyond is visited once a horizon.
 const SLOTS: u64 = 4096;
+/// Longest time until a flow is looked at, milliseconds.
+pub(crate) const HORIZON_MS: u64 = SLOTS << TICK_SHIFT;
 
 /// Entries of a slot that are known without a look at others: so many lines of memory can be on their way at once.
 const STRIDE: usize = 8;

@@ -11,7 +11,7 @@ use turnpike_abi::table::{Filtering, SettingsRecord};
 use turnpike_sim::lab::{INSIDE_PORT, Lab, OUTSIDE_PORT, forwarding, text};
 use turnpike_sim::packets::{Build, ICMP, TCP, UDP, see};
 use turnpike_sim::tables::{PolicyTable, address};
-use turnpike_wire::packet::TCP_SYN;
+use turnpike_wire::packet::{TCP_ACK, TCP_FIN, TCP_SYN};
 
 const HOSTS: [&str; 4] = ["10.0.0.9", "10.0.0.10", "10.0.3.77", "fd00::9"];
 const SERVERS: [&str; 3] = ["198.51.100.7", "198.51.100.8", "198.51.100.9"];
@@ -199,4 +199,45 @@ fn flows_that_come_due_together_end_as_each_would_alone() {
     // The generator hit it: a whole batch at once, and packets of either kind.
     assert!(most.get() >= VISITS, "at most {} flows ended at one time", most.get());
     assert!(asked.get().0 >= 20 && asked.get().1 >= 20, "through and refused: {:?}", asked.get());
+}
+
+/// Shorter timeouts are those of flows that are there, too: of what is overdue at once, and of what becomes so before
+/// its timer would have looked at it.
+#[test]
+fn timeouts_that_become_shorter_hold_for_every_flow() {
+    for workers in [1, 2] {
+        let mut lab = Lab::with(workers, &PolicyTable::default(), &forwarding());
+        let flow = |port: u16| Build::udp((HOSTS[0], port), (SERVERS[0], 50), b"x");
+        let six = Build::udp((HOSTS[3], 1), (SERVER6, 50), b"x");
+        lab.appliance.neighbour(INSIDE_PORT, address(HOSTS[3]), [2, 0xff, 0, 0, 0, 7]);
+        for port in 1..200 {
+            lab.out(&flow(port));
+        }
+        lab.appliance.advance(30_000, STEP_MS);
+        for packet in [flow(200), flow(201), six] {
+            lab.out(&packet);
+        }
+        // A connection that both ends closed is over for that reason.
+        let (client, server) = ((HOSTS[0], 9), (SERVERS[0], 80));
+        let external = text(lab.out(&Build::tcp(client, server, TCP_SYN, b"")).source());
+        let external = (external.0.as_str(), external.1);
+        lab.back(&Build::tcp(server, external, TCP_SYN | TCP_ACK, b""));
+        lab.back(&Build::tcp(server, external, TCP_FIN | TCP_ACK, b""));
+        lab.out(&Build::tcp(client, server, TCP_FIN | TCP_ACK, b""));
+        lab.appliance.advance(4000, STEP_MS);
+        let mut policy = PolicyTable::default();
+        (policy.settings.udp, policy.settings.tcp_closing) = (20, 10);
+        lab.appliance.policy(&policy);
+        lab.appliance.advance(500, STEP_MS);
+        let flows = |lab: &Lab, class| lab.appliance.counters().flows(class).0;
+        assert_eq!((flows(&lab, ProtocolClass::Udp), flows(&lab, ProtocolClass::Tcp)), (3, 1));
+        lab.out(&flow(201));
+        lab.appliance.advance(6500, STEP_MS);
+        assert_eq!(lab.appliance.counters().flows_ended(ProtocolClass::Tcp, FlowEnd::Fin), 1);
+        assert_eq!(flows(&lab, ProtocolClass::Tcp), 0);
+        lab.appliance.advance(10_000, STEP_MS);
+        assert_eq!(flows(&lab, ProtocolClass::Udp), 1, "used since");
+        lab.appliance.advance(5000, STEP_MS);
+        assert_eq!(flows(&lab, ProtocolClass::Udp), 0);
+    }
 }
