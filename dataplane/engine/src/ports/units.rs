@@ -100,6 +100,9 @@ impl Unit {
 /// A port as the unit's number and the bit in it.
 pub(super) type Slot = u32;
 
+/// Units whose slots an entry can name: all are below [`END`].
+const MOST: usize = END as usize / 64;
+
 #[derive(Debug)]
 pub(super) struct Units {
     slab: Vec<Unit>,
@@ -118,7 +121,9 @@ pub(super) struct Units {
 }
 
 impl Units {
+    /// Room for `capacity` units, or for as many as slots can name.
     pub(super) fn new(capacity: usize, words: u16) -> Self {
+        let capacity = capacity.min(MOST);
         Self {
             slab: roomy(capacity),
             free: NONE,
