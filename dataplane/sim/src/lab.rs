@@ -135,8 +135,13 @@ impl Lab {
 
     /// A frame comes in by a port.
     pub fn frame(&mut self, port: u16, frame: &[u8]) -> Step {
+        self.burst(port, &[frame])
+    }
+
+    /// Frames come in by a port, as one burst.
+    pub fn burst(&mut self, port: u16, frames: &[&[u8]]) -> Step {
         let before = self.appliance.counters();
-        self.appliance.receive(port, &[frame]);
+        self.appliance.receive(port, frames);
         let after = self.appliance.counters();
         let drops =
             DropReason::ALL.iter().map(|&reason| (reason, after.drops(reason) - before.drops(reason)));
