@@ -203,6 +203,42 @@ fn a_range_that_does_not_fit_opens_nothing() {
     });
 }
 
+/// A-PER-01: a range for which the subscriber has too few ports left takes none, and a reservation stays whole.
+#[test]
+fn a_per_01_a_range_beyond_the_limit_of_ports_leaves_everything_as_it_was() {
+    let mut policy = PolicyTable::default();
+    (policy.pools[0].subscriber_ports, policy.pools[0].quarantine) = (4, 60);
+    policy.settings.udp = 10;
+    everywhere_with(&policy, &forwarding(), |lab| {
+        let held = |lab: &mut Lab| {
+            lab.appliance.advance(1, 1);
+            lab.appliance.counters().get(Counter::PortsReserved)
+        };
+        let ack = reserve(lab, &reservation(5, 3));
+        assert_eq!((ack.result, held(lab)), (AckResult::OK, 3));
+        lab.udp_mapping(HOST, 1);
+        lab.udp_mapping(HOST, 2);
+        let range = PinholeAdd { ports: 3, ..pinhole(1, HOST, UDP, 30_000, 0) };
+        assert_eq!(add(lab, &range, HOST).result, AckResult::LIMIT);
+        let reserved =
+            PinholeAdd { reservation: 5, ports: 3, ..pinhole(2, HOST, UDP, 40_000, PinholeAdd::RESERVED) };
+        assert_eq!(add(lab, &reserved, HOST).result, AckResult::LIMIT);
+        assert_eq!(held(lab), 3, "those of the reservation");
+        let counters = lab.appliance.counters();
+        assert_eq!((counters.bindings(ProtocolClass::Udp).0, counters.get(Counter::Quarantined)), (2, 0));
+        // With room the reservation becomes the pinhole.
+        lab.appliance.advance(11_000, 10);
+        assert_eq!(open(lab, &reserved, HOST), (ack.external.to_ip().to_string(), ack.external_port));
+        assert_eq!(add(lab, &range, HOST).result, AckResult::LIMIT);
+        close(lab, 2, HOST, 0);
+        lab.appliance.advance(200_000, 100);
+        let counters = lab.appliance.counters();
+        for gauge in [Counter::PortsReserved, Counter::Blocks, Counter::Subscribers, Counter::Quarantined] {
+            assert_eq!(counters.get(gauge), 0, "{}", gauge.name());
+        }
+    });
+}
+
 /// A-ADR-08, F-211-a: an inbound UDP pinhole lets nothing out by itself; an outbound one beside it shares its port.
 #[test]
 fn a_adr_08_one_way_pinholes_pass_one_way() {

@@ -288,6 +288,11 @@ impl Bindings {
         }
         if let Err(error) = outcome {
             self.withdraw(wanted.id, counters);
+            if let (Some((external, first)), Some(class), true) = (plan.external, plan.class, plan.own_row) {
+                for at in done..plan.ports {
+                    self.ports.release_from_nobody(external, class, first.wrapping_add(at));
+                }
+            }
             return Err(error);
         }
         if plan.reserved {
@@ -341,7 +346,7 @@ impl Bindings {
         let reserved = wanted.flags & PinholeAdd::RESERVED != 0;
         let leased = wanted.flags & PinholeAdd::LEASED != 0;
         let class = Class::of(class_of(wanted.protocol));
-        let mut plan = Plan { ports, pool, reserved, leased, class, external: None };
+        let mut plan = Plan { ports, pool, reserved, leased, class, external: None, own_row: false };
         if self.pinholes.len() - self.free_pinholes.len() + usize::from(ports) > self.capacity {
             return Err(AckResult::TABLE_FULL);
         }
@@ -398,14 +403,16 @@ impl Bindings {
                 (_, None) => {}
             }
         }
-        if plan.external.is_none()
-            && let (true, Some(class), Some(inside)) = (ports > 1, class, wanted.inside.to_v4())
-        {
+        let (Some(class), Some(inside)) = (class, wanted.inside.to_v4()) else { return Ok(plan) };
+        if !self.ports.has_ports_left(pool, inside, class, fresh as u32) {
+            return Err(AckResult::LIMIT);
+        }
+        if plan.external.is_none() && ports > 1 {
             let random = self.random.next();
             let what = (class, wanted.ports, parity_of(wanted.flags));
             let external = wanted.external.to_v4();
             let row = self.ports.reserve(pool, Some(inside), external, what, random).map_err(port_error)?;
-            (plan.external, plan.reserved) = (Some(row), true);
+            (plan.external, plan.reserved, plan.own_row) = (Some(row), true, true);
         }
         Ok(plan)
     }
@@ -738,6 +745,8 @@ struct Plan {
     class: Option<Class>,
     /// Its lowest external end, if that is known before.
     external: Option<([u8; 4], u16)>,
+    /// Its ports were reserved for it alone, just now.
+    own_row: bool,
 }
 
 /// The parity that a pinhole's flags ask for.

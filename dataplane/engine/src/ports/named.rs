@@ -172,6 +172,14 @@ impl Ports {
         self.subscribers.forget_if_done(subscriber);
     }
 
+    /// Whether a subscriber may have `more` ports (RFC 6888 REQ-4).
+    pub(crate) fn has_ports_left(&self, pool: PoolId, inside: [u8; 4], class: Class, more: u32) -> bool {
+        let limit = self.pools.state(pool).map_or(0, |state| state.record.subscriber_ports);
+        let known = self.subscribers.find(inside, pool).and_then(|number| self.subscribers.record(number));
+        let used = known.and_then(|it| it.ports.get(class.index()).copied()).unwrap_or(0);
+        limit == 0 || more == 0 || used.saturating_add(more) <= limit
+    }
+
     fn attach_unpaired(&mut self, pool: PoolId, inside: [u8; 4], class: Class) -> Result<u32, PortError> {
         let Some(number) = self.subscribers.find(inside, pool) else {
             return self.subscribers.insert(Subscriber::new(inside, pool, self.now.0)).ok_or(PortError::Room);
