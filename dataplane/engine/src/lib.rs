@@ -185,7 +185,7 @@ impl<B: Buffer> Engine<B> {
             let group = if opens { GROUP } else { LANES };
             for first in (0..count).step_by(group) {
                 if first > 0 {
-                    let some = first..first + 2 * group;
+                    let some = first..count.min(first + 2 * group);
                     fast::prepare(lanes, some, true, &mut worker.bindings, &worker.flows);
                 }
                 for ((at, lane), buffer) in lanes.from(first).zip(packets.by_ref().take(group)) {

@@ -93,6 +93,8 @@ fn policy(dice: &mut Dice) -> PolicyTable {
     policy
 }
 
+type End = (String, u16);
+
 struct Run {
     lab: Lab,
     dice: Dice,
@@ -100,7 +102,7 @@ struct Run {
     next_id: u64,
     leases: Vec<PortLease>,
     /// External ends that were seen, newest last: protocol, end, who it spoke to.
-    ends: Vec<(u8, (String, u16), (String, u16))>,
+    ends: Vec<(u8, End, End)>,
     /// What happened, to see that it did.
     seen: BTreeMap<&'static str, u64>,
 }
@@ -155,7 +157,7 @@ impl Run {
         self.ends.drain(..old);
     }
 
-    fn from_inside(&mut self) -> Build {
+    fn inside_packet(&mut self) -> Build {
         let dice = &mut self.dice;
         let host = dice.host();
         let (port, server, to) = (1000 + dice.below(7) as u16, dice.one(&SERVERS), 50 + dice.below(2) as u16);
@@ -176,7 +178,7 @@ impl Run {
         }
     }
 
-    fn from_outside(&mut self) -> Build {
+    fn outside_packet(&mut self) -> Build {
         let dice = &mut self.dice;
         let known = self.ends.get(dice.below(60) as usize).cloned();
         let Some((protocol, (external, port), (server, from))) = known else {
@@ -339,11 +341,11 @@ impl Run {
         match self.dice.below(24) {
             0..=8 => {
                 let count = self.dice.one(&[1, 4, 40, 90]);
-                let packets: Vec<_> = (0..count).map(|_| self.from_inside()).collect();
+                let packets: Vec<_> = (0..count).map(|_| self.inside_packet()).collect();
                 self.burst(INSIDE_PORT, &packets);
             }
             9..=13 => {
-                let packets: Vec<_> = (0..self.dice.one(&[1, 5, 30])).map(|_| self.from_outside()).collect();
+                let packets: Vec<_> = (0..self.dice.one(&[1, 5, 30])).map(|_| self.outside_packet()).collect();
                 self.burst(OUTSIDE_PORT, &packets);
             }
             14 | 15 => {
