@@ -5,9 +5,9 @@ use turnpike_abi::command::{
     Kind, Parity, PinholeAdd, PinholeRemove, PortLease, PortsRelease, PortsReserve, Slot, Walk, WalkTable,
 };
 use turnpike_abi::counters::{Counter, DropReason, ProtocolClass, TcpState};
-use turnpike_abi::event::{AckResult, WalkEnd};
+use turnpike_abi::event::{AckResult, PortsLogged, WalkEnd};
 use turnpike_abi::table::{Filtering, NatAction, NatRuleRecord, PoolRangeRecord, PoolRecord, SettingsRecord};
-use turnpike_abi::{MAX_POOLS, PoolId, PortId, Prefix, steering};
+use turnpike_abi::{Address, MAX_POOLS, PoolId, PortId, Prefix, steering};
 use turnpike_engine::{Interface, Time};
 use turnpike_sim::lab::{INSIDE_PORT, Lab, OUTSIDE_PORT, forwarding};
 use turnpike_sim::packets::{Build, ICMP, TCP, UDP, see};
@@ -46,7 +46,7 @@ fn policy(dice: &mut Dice) -> PolicyTable {
     (settings.udp, settings.icmp, settings.other) = (dice.one(&[4, 20]), 5, 9);
     settings.tcp_established = dice.one(&[30, 60]);
     (settings.tcp_opening, settings.tcp_closing) = (dice.one(&[6, 20]), dice.one(&[4, 12]));
-    settings.flags |= dice.one(&[0, SettingsRecord::UDP_INBOUND_REFRESH]);
+    settings.flags |= dice.one(&[0, SettingsRecord::UDP_INBOUND_REFRESH]) | SettingsRecord::LOG_BLOCKS;
     let pool = &mut policy.pools[0];
     (pool.block_size, pool.blocks) = (dice.one(&[64, 256, 4096]), dice.one(&[0, 0, 1, 2]));
     (pool.quarantine, pool.quarantine_tcp) = (dice.one(&[0, 2, 120]), dice.one(&[0, 5, 120]));
@@ -94,6 +94,8 @@ fn policy(dice: &mut Dice) -> PolicyTable {
 }
 
 type End = (String, u16);
+/// External address, protocol, first and last port of each run, as the log has them.
+type Ports = (Address, u8, Vec<[u16; 2]>);
 
 struct Run {
     lab: Lab,
@@ -103,6 +105,8 @@ struct Run {
     leases: Vec<PortLease>,
     /// External ends that were seen, newest last: protocol, end, who it spoke to.
     ends: Vec<(u8, End, End)>,
+    /// By the log: who has which ports.
+    logged: BTreeMap<Ports, Address>,
     /// What happened, to see that it did.
     seen: BTreeMap<&'static str, u64>,
 }
@@ -126,7 +130,7 @@ impl Run {
             let address = address(&format!("10.0.0.{host}"));
             lab.appliance.neighbour(INSIDE_PORT, address, [2, 0xff, 0, 0, 0, host]);
         }
-        Self { lab, dice, workers, next_id: 1, leases: Vec::new(), ends: Vec::new(), seen: BTreeMap::new() }
+        Self { lab, dice, workers, next_id: 1, leases: Vec::new(), ends: Vec::new(), logged: BTreeMap::new(), seen: BTreeMap::new() }
     }
 
     fn note(&mut self, what: &'static str, count: u64) {
@@ -368,6 +372,24 @@ impl Run {
             }
             _ => self.give_leases_back(),
         }
+        self.read_log();
+    }
+
+    /// The log gives nobody what somebody has, and takes from nobody what he has not.
+    fn read_log(&mut self) {
+        for (_, slot) in std::mem::take(&mut self.lab.appliance.events) {
+            if !matches!(slot.header.kind, Kind::PORTS_ASSIGNED | Kind::PORTS_RELEASED) {
+                continue;
+            }
+            let line: PortsLogged = slot.body();
+            let ports = (line.external, line.protocol, line.ports().collect::<Vec<_>>());
+            self.note(if line.since_ms == PortsLogged::UNKNOWN { "logged port" } else { "logged" }, 1);
+            if slot.header.kind == Kind::PORTS_ASSIGNED {
+                assert_eq!(self.logged.insert(ports, line.inside), None, "{line:?}");
+            } else {
+                assert_eq!(self.logged.remove(&ports), Some(line.inside), "{line:?}");
+            }
+        }
     }
 
     fn end_all(&mut self) {
@@ -382,6 +404,8 @@ impl Run {
     }
 
     fn assert_empty(&mut self) {
+        self.read_log();
+        assert_eq!(self.logged, BTreeMap::new());
         let counters = self.lab.appliance.counters();
         for class in ProtocolClass::ALL {
             assert_eq!((counters.flows(*class).0, counters.bindings(*class).0), (0, 0), "{}", class.name());
@@ -456,7 +480,7 @@ fn what_has_ended_leaves_nothing() {
             *all.entry(what).or_insert(0) += count;
         }
     }
-    for what in ["pinhole", "leased", "reserved", "claimed"] {
+    for what in ["pinhole", "leased", "reserved", "claimed", "logged", "logged port"] {
         assert!(all.get(what).is_some_and(|count| *count >= 10), "{what}: {all:?}");
     }
 }
