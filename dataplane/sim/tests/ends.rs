@@ -253,7 +253,8 @@ impl Run {
         self.next_id += 1;
         let owner = self.owner(&host);
         let mut result = self.lab.appliance.command(owner, Kind::PINHOLE_ADD, &add).result;
-        if result == AckResult::NOT_OWNER {
+        // Of a range beside a port that one of its ends has already, the next may be another worker's: no lease then.
+        if result == AckResult::NOT_OWNER && (portless || add.external_port != 0) {
             let of = if portless {
                 steering::owner_of_portless(add.external, self.workers)
             } else {
