@@ -352,6 +352,9 @@ impl<B: Buffer> Worker<B> {
             self.end_binding(outdated as u32, FlowEnd::Policy);
             from = outdated + 1;
         }
+        if from > 0 {
+            self.flows.look_at_all();
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! one flow changes nothing that another's stages looked at.
 
 use crate::bindings::Leaving;
-use crate::flows::{Filed, class_of_record};
+use crate::flows::{Filed, Flows, class_of_record};
 use crate::pipeline::{Tables, Worker};
 use crate::{Buffer, Time, tcp};
 use turnpike_abi::counters::{Counter, FlowEnd, ProtocolClass, TcpState};
@@ -90,28 +90,36 @@ impl<B: Buffer> Worker<B> {
     pub(crate) fn expire(&mut self, now: Time, settings: &SettingsRecord) {
         let visits = if self.flows.wheel.lag_ms(now) > BEHIND_MS { VISITS_BEHIND } else { VISITS };
         for _ in 0..visits / BATCH {
-            let mut due = [NONE; BATCH];
-            let mut count = 0;
-            for place in &mut due {
-                let Some(number) = self.flows.pop_due(now) else { break };
-                self.flows.prefetch(number);
-                *place = number;
-                count += 1;
-            }
-            if count > 0 {
-                self.visit(due.get(..count).unwrap_or_default(), now, settings);
-            }
-            if count < BATCH {
+            if !self.visit_batch(now, settings, |flows| flows.pop_due(now)) {
                 break;
             }
         }
-        if let Some(place) = self.sweep.take() {
-            self.sweep_from(place, now, settings);
-        }
+        self.visit_batch(now, settings, Flows::pop_former);
         self.counters.set(Counter::TimerLagMs, self.flows.wheel.lag_ms(now));
         self.bindings.ports.tick(now);
         self.bindings.ports.count(&mut self.counters);
         self.counters.set(Counter::Subscribers, self.bindings.subscribers() as u64);
+    }
+
+    /// Looks at as many flows as end together. `false` if there were fewer.
+    fn visit_batch(
+        &mut self,
+        now: Time,
+        settings: &SettingsRecord,
+        pop: impl Fn(&mut Flows) -> Option<u32>,
+    ) -> bool {
+        let mut due = [NONE; BATCH];
+        let mut count = 0;
+        for place in &mut due {
+            let Some(number) = pop(&mut self.flows) else { break };
+            self.flows.prefetch(number);
+            *place = number;
+            count += 1;
+        }
+        if count > 0 {
+            self.visit(due.get(..count).unwrap_or_default(), now, settings);
+        }
+        count == BATCH
     }
 
     /// Looks at flows that the wheel let go of: each ends, or hangs again.
@@ -184,38 +192,6 @@ impl<B: Buffer> Worker<B> {
             return Fate::Again(Time(now.0 + revisit));
         }
         Fate::Ends(cause(flow))
-    }
-
-    /// Ends what is overdue by timeouts that became shorter, a few at a time, again and again while flows hang where
-    /// longer ones wanted them. The timers find it later, ended.
-    fn sweep_from(&mut self, place: usize, now: Time, settings: &SettingsRecord) {
-        let mut overdue = [NONE; VISITS];
-        let mut places = overdue.iter_mut();
-        for (_, number) in self.flows.walk(place, VISITS) {
-            let is_overdue = self.flows.record(number).is_some_and(|flow| {
-                flow.tcp_state() != TcpState::Established && flow.idle_ms(now.0) >= timeout_ms(flow, settings)
-            });
-            if is_overdue && let Some(place) = places.next() {
-                *place = number;
-            }
-        }
-        let count = VISITS - places.len();
-        if count > 0 {
-            let mut endings = [Ending::NONE; VISITS];
-            let endings = endings.get_mut(..count).unwrap_or_default();
-            for (ending, &flow) in endings.iter_mut().zip(&overdue) {
-                let why = self.flows.record(flow).map_or(FlowEnd::Timeout, cause);
-                *ending = self.ending(flow, why);
-            }
-            self.prepare_bindings(endings);
-            endings.iter().for_each(|ending| self.end_prepared(ending));
-        }
-        let next = place + VISITS;
-        self.sweep = if next < self.flows.places() {
-            Some(next)
-        } else {
-            (now < self.sweep_until).then_some(0)
-        };
     }
 }
 

@@ -140,6 +140,11 @@ pub(crate) struct Flows {
     free: Free,
     free6: Free,
     pub(crate) wheel: Wheel,
+    /// The one that flows hung on before all were to be looked at, and by when that is empty: until then.
+    former: Wheel,
+    former_until: Option<Time>,
+    /// All are to be looked at once more.
+    again: bool,
     /// Live flows that were opened from an outside zone, IPv4 and IPv6.
     inbound: [usize; 2],
 }
@@ -172,6 +177,9 @@ impl Flows {
             free: Free::new(0..flows),
             free6: Free::new(flows..flows + flows_v6),
             wheel: Wheel::new(),
+            former: Wheel::new(),
+            former_until: None,
+            again: false,
             inbound: [0; 2],
         })
     }
@@ -536,6 +544,29 @@ impl Flows {
     /// The next flow whose timer has come; it hangs no longer.
     pub(crate) fn pop_due(&mut self, now: Time) -> Option<u32> {
         self.wheel.pop(&self.cold, now)
+    }
+
+    /// Has every flow looked at soon ([`Flows::pop_former`]), not when its timer comes: timeouts became shorter, or what
+    /// waits for its timer takes room.
+    pub(crate) fn look_at_all(&mut self) {
+        if self.former_until.is_some() {
+            self.again = true;
+            return;
+        }
+        core::mem::swap(&mut self.wheel, &mut self.former);
+        self.former_until = Some(self.wheel.go_on(&self.former));
+    }
+
+    /// The next flow that is to be looked at before its time; it hangs no longer.
+    pub(crate) fn pop_former(&mut self) -> Option<u32> {
+        let flow = self.former.pop(&self.cold, self.former_until?);
+        if flow.is_none() {
+            self.former_until = None;
+            if core::mem::take(&mut self.again) {
+                self.look_at_all();
+            }
+        }
+        flow
     }
 
     /// Tuples of packets going out and coming in, as they arrive.

@@ -294,8 +294,7 @@ impl<B: Buffer> Engine<B> {
         self.worker.counters.set(Counter::FragmentsLimit, policy.settings.fragments_waiting.into());
         let shorter = self.policy.as_ref().is_some_and(|old| policy.has_shorter_timeouts_than(old));
         if shorter {
-            self.worker.sweep = Some(0);
-            self.worker.sweep_until = Time(self.worker.now.0 + wheel::HORIZON_MS);
+            self.worker.flows.look_at_all();
         }
         self.worker.next_epoch();
         self.worker.want_records(&policy.settings);

@@ -82,10 +82,6 @@ pub(crate) struct Worker<B> {
     pub(crate) all_plain: bool,
     /// Of the call that is under way.
     pub(crate) now: Time,
-    /// Where the sweep after a change of timeouts goes on.
-    pub(crate) sweep: Option<usize>,
-    /// Until when it begins again: by then every flow was looked at that hangs where its former timeout wanted it.
-    pub(crate) sweep_until: Time,
     /// Fragments being made; empty between packets.
     pub(crate) pieces: Vec<B>,
     /// By firewall rule.
@@ -161,8 +157,6 @@ impl<B: Buffer> Worker<B> {
             epoch: 0,
             all_plain: false,
             now: Time(0),
-            sweep: None,
-            sweep_until: Time(0),
             pieces: Vec::with_capacity(MAX_FRAGMENTS),
             hits: Hits::new(),
             ended: Records::new(),

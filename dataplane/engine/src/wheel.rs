@@ -12,8 +12,6 @@ use turnpike_shm::memory::prefetch_value;
 const TICK_SHIFT: u32 = 7;
 /// Slots; the horizon is 524 seconds. What lies beyond is visited once a horizon.
 const SLOTS: u64 = 4096;
-/// Longest time until a flow is looked at, milliseconds.
-pub(crate) const HORIZON_MS: u64 = SLOTS << TICK_SHIFT;
 
 /// Entries of a slot that are known without a look at others: so many lines of memory can be on their way at once.
 const STRIDE: usize = 8;
@@ -34,6 +32,12 @@ pub(crate) struct Wheel {
 impl Wheel {
     pub(crate) fn new() -> Self {
         Self { heads: vec![[NONE; STRIDE]; SLOTS as usize], tick: 0, due: [NONE; STRIDE], at: 0 }
+    }
+
+    /// An empty wheel goes on where another one stands. Returns by when all that hangs on that one is due.
+    pub(crate) fn go_on(&mut self, from: &Self) -> Time {
+        self.tick = from.tick;
+        Time((from.tick + SLOTS - 1) << TICK_SHIFT)
     }
 
     /// Hangs up `entry`, which must not hang already, to be visited at `due` or within one slot after it.

@@ -4,14 +4,16 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use turnpike_abi::PortId;
 use turnpike_abi::command::Kind;
 use turnpike_abi::counters::{Counter, DropReason, FlowEnd, ProtocolClass};
 use turnpike_abi::event::FlowEnded;
 use turnpike_abi::table::{Filtering, SettingsRecord};
-use turnpike_engine::Time;
+use turnpike_engine::{Interface, Time};
 use turnpike_sim::lab::{INSIDE_PORT, Lab, OUTSIDE_PORT, forwarding, text};
 use turnpike_sim::packets::{Build, ICMP, TCP, UDP, see};
 use turnpike_sim::tables::{PolicyTable, address};
+use turnpike_sim::{Appliance, station};
 use turnpike_wire::packet::{TCP_ACK, TCP_FIN, TCP_SYN};
 
 const HOSTS: [&str; 4] = ["10.0.0.9", "10.0.0.10", "10.0.3.77", "fd00::9"];
@@ -277,5 +279,39 @@ fn timeouts_that_become_shorter_hold_for_every_flow() {
         assert_eq!(flows(&lab, ProtocolClass::Udp), 1, "used since");
         lab.appliance.advance(5000, STEP_MS);
         assert_eq!(flows(&lab, ProtocolClass::Udp), 0);
+    }
+}
+
+/// A table that is full has room again as soon as what fills it has ended, not when that would have been looked at.
+#[test]
+fn what_ends_early_makes_room_at_once() {
+    let shorter = |policy: &mut PolicyTable| policy.settings.udp = 5;
+    let moved = |policy: &mut PolicyTable| {
+        (policy.ranges[0].first, policy.ranges[0].last) = ([203, 0, 113, 128], [203, 0, 113, 143]);
+    };
+    for change in [&shorter as &dyn Fn(&mut PolicyTable), &moved] {
+        let interface = |index| Interface { port: PortId(index), vlan: 0, mac: station(index), mtu: 1500 };
+        let mut appliance = Appliance::bare(1, vec![interface(0), interface(1)], 300);
+        let mut policy = PolicyTable::default();
+        appliance.policy(&policy);
+        appliance.forwarding(&forwarding());
+        let mut lab = Lab { appliance };
+        lab.neighbours();
+        for round in 0..3 {
+            for port in 1..=300 {
+                let packet = Build::udp((HOSTS[0], port), (SERVERS[round], 50), b"x");
+                assert_eq!(lab.step(INSIDE_PORT, &packet).drops, [], "round {round}, port {port}");
+            }
+            lab.appliance.advance(6000, STEP_MS);
+            if round == 0 {
+                change(&mut policy);
+                lab.appliance.policy(&policy);
+                lab.appliance.advance(100, STEP_MS);
+            }
+            let flows = lab.appliance.counters().flows(ProtocolClass::Udp).0;
+            if flows > 0 {
+                break;
+            }
+        }
     }
 }
