@@ -130,7 +130,16 @@ impl Run {
             let address = address(&format!("10.0.0.{host}"));
             lab.appliance.neighbour(INSIDE_PORT, address, [2, 0xff, 0, 0, 0, host]);
         }
-        Self { lab, dice, workers, next_id: 1, leases: Vec::new(), ends: Vec::new(), logged: BTreeMap::new(), seen: BTreeMap::new() }
+        Self {
+            lab,
+            dice,
+            workers,
+            next_id: 1,
+            leases: Vec::new(),
+            ends: Vec::new(),
+            logged: BTreeMap::new(),
+            seen: BTreeMap::new(),
+        }
     }
 
     fn note(&mut self, what: &'static str, count: u64) {
@@ -176,7 +185,9 @@ impl Run {
                 Build::tcp((&host, port), (server, to), flags, b"")
             }
             _ => match self.ends.last() {
-                Some((UDP, (external, at), _)) if !external.contains(':') => Build::udp((&host, port), (external, *at), b"hairpin"),
+                Some((UDP, (external, at), _)) if !external.contains(':') => {
+                    Build::udp((&host, port), (external, *at), b"hairpin")
+                }
                 _ => Build::udp((&host, 999), (server, to), b"x"),
             },
         }
@@ -350,7 +361,8 @@ impl Run {
                 self.burst(INSIDE_PORT, &packets);
             }
             9..=13 => {
-                let packets: Vec<_> = (0..self.dice.one(&[1, 5, 30])).map(|_| self.outside_packet()).collect();
+                let packets: Vec<_> =
+                    (0..self.dice.one(&[1, 5, 30])).map(|_| self.outside_packet()).collect();
                 self.burst(OUTSIDE_PORT, &packets);
             }
             14 | 15 => {

@@ -1,7 +1,7 @@
 //! The short way of a first packet against the long way, which a priority tag makes every frame take.
 
-use turnpike_abi::counters::{Counter, Counters};
 use turnpike_abi::command::{Kind, PinholeAdd};
+use turnpike_abi::counters::{Counter, Counters};
 use turnpike_abi::event::AckResult;
 use turnpike_abi::steering;
 use turnpike_abi::table::{Action, Filtering, NatAction, NatRuleRecord, PoolRecord, SettingsRecord};
