@@ -297,9 +297,9 @@ fn what_ends_early_makes_room_at_once() {
         appliance.forwarding(&forwarding());
         let mut lab = Lab { appliance };
         lab.neighbours();
-        for round in 0..3 {
+        for (round, server) in SERVERS.iter().enumerate() {
             for port in 1..=300 {
-                let packet = Build::udp((HOSTS[0], port), (SERVERS[round], 50), b"x");
+                let packet = Build::udp((HOSTS[0], port), (server, 50), b"x");
                 assert_eq!(lab.step(INSIDE_PORT, &packet).drops, [], "round {round}, port {port}");
             }
             lab.appliance.advance(6000, STEP_MS);
