@@ -8,12 +8,14 @@ use redb::{
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use tokio::sync::mpsc::UnboundedSender;
-use turnpike_policy::{GroupId, Note, Rule, RuleId, Ticket};
+use turnpike_policy::{GroupId, Note, Rule, RuleId, Ticket, Time, Uses};
 
 /// Name of the file.
 pub const FILE: &str = "journal.redb";
-/// Version of the tables below. Format 1 held the pinholes of releases that were never given out.
-const FORMAT: u64 = 2;
+/// Version of the tables below: a release that does not know all of them must not lose what is in them. Format 2, without
+/// permits, is read and becomes this one; format 1 held the pinholes of releases that were never given out.
+const FORMAT: u64 = 3;
+const WITHOUT_PERMITS: u64 = 2;
 /// Effects committed together at most.
 const GROUP: usize = 4096;
 /// Bytes of pages kept in memory: what is written stays there until its commit.
@@ -22,6 +24,8 @@ const CACHE: usize = 64 << 20;
 const ABOUT: TableDefinition<&str, u64> = TableDefinition::new("about");
 const PCP_EPOCH: &str = "pcp_epoch";
 const RULES: TableDefinition<u32, &[u8]> = TableDefinition::new("rules");
+/// By the permit's identity, how often it was used.
+const PERMITS: TableDefinition<&[u8; 16], &[u8]> = TableDefinition::new("permits");
 
 /// Why the journal cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +67,8 @@ pub enum JournalError {
 pub struct Contents {
     /// Every rule, by identity.
     pub rules: Vec<Rule>,
+    /// Uses of permits, by identity.
+    pub permits: Vec<([u8; 16], Uses)>,
     /// The identity the next rule has to have, at least.
     pub next_rule: RuleId,
     /// The same of the next group.
@@ -84,6 +90,8 @@ pub struct Written {
 enum Change {
     Write(RuleId, Vec<u8>),
     Forget(RuleId),
+    Use([u8; 16], Time),
+    ForgetPermit([u8; 16]),
     Ids(RuleId, GroupId),
     PcpEpoch(u64),
 }
@@ -131,6 +139,8 @@ impl Journal {
         let changes = notes.into_iter().map(|note| match note {
             Note::Write(rule) => Change::Write(rule.id, rule.encode()),
             Note::Forget(id) => Change::Forget(id),
+            Note::Use { permit, expires } => Change::Use(permit, expires),
+            Note::ForgetPermit(permit) => Change::ForgetPermit(permit),
             Note::Ids { rules, groups } => Change::Ids(rules, groups),
         });
         self.send(Operation { ticket: Some(ticket), changes: changes.collect() });
@@ -198,7 +208,7 @@ fn read(database: &Database, path: &Path) -> Result<Contents, JournalError> {
         Err(error) => Err(damaged(&error)),
     };
     let format = number("format")?;
-    if format != FORMAT {
+    if !matches!(format, FORMAT | WITHOUT_PERMITS) {
         return Err(unusable(format!("written in format {format}, this release knows {FORMAT}")));
     }
     let word =
@@ -214,7 +224,29 @@ fn read(database: &Database, path: &Path) -> Result<Contents, JournalError> {
         rules.push(rule);
     }
     let pcp_epoch = about.get(PCP_EPOCH).map_err(|error| damaged(&error))?.map(|value| value.value());
-    Ok(Contents { rules, next_rule, next_group, pcp_epoch })
+    let mut permits = Vec::new();
+    if format == WITHOUT_PERMITS {
+        add_permits(database)
+            .map_err(|error| JournalError::Failed { path: path.to_owned(), why: error.to_string() })?;
+    } else {
+        let table = transaction.open_table(PERMITS).map_err(|error| damaged(&error))?;
+        for entry in table.iter().map_err(|error| damaged(&error))? {
+            let (permit, bytes) = entry.map_err(|error| damaged(&error))?;
+            let uses = Uses::decode(bytes.value())
+                .map_err(|error| unusable(format!("record of permit {:02x?}: {error}", permit.value())))?;
+            permits.push((*permit.value(), uses));
+        }
+    }
+    Ok(Contents { rules, permits, next_rule, next_group, pcp_epoch })
+}
+
+/// Makes format 2 the present one.
+fn add_permits(database: &Database) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    transaction.open_table(ABOUT)?.insert("format", FORMAT)?;
+    transaction.open_table(PERMITS)?;
+    transaction.commit()?;
+    Ok(())
 }
 
 fn create(database: &Database, path: &Path) -> Result<Contents, JournalError> {
@@ -226,13 +258,14 @@ fn create(database: &Database, path: &Path) -> Result<Contents, JournalError> {
             about.insert("next_rule", 1)?;
             about.insert("next_group", 1)?;
             transaction.open_table(RULES)?;
+            transaction.open_table(PERMITS)?;
         }
         transaction.commit()?;
         Ok(())
     };
     make().map_err(|error| JournalError::Failed { path: path.to_owned(), why: error.to_string() })?;
     let (next_rule, next_group) = (RuleId(1), GroupId(1));
-    Ok(Contents { rules: Vec::new(), next_rule, next_group, pcp_epoch: None })
+    Ok(Contents { rules: Vec::new(), permits: Vec::new(), next_rule, next_group, pcp_epoch: None })
 }
 
 fn write(
@@ -259,6 +292,7 @@ fn commit(database: &Database, group: &[Operation]) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     {
         let mut rules = transaction.open_table(RULES)?;
+        let mut permits = transaction.open_table(PERMITS)?;
         let mut about = transaction.open_table(ABOUT)?;
         for change in group.iter().flat_map(|operation| &operation.changes) {
             match change {
@@ -267,6 +301,14 @@ fn commit(database: &Database, group: &[Operation]) -> Result<(), redb::Error> {
                 }
                 Change::Forget(id) => {
                     rules.remove(id.0)?;
+                }
+                Change::Use(permit, expires) => {
+                    let before = permits.get(permit)?.map(|bytes| Uses::decode(bytes.value())).transpose();
+                    let before = before.map_err(|error| redb::Error::Corrupted(error.to_string()))?;
+                    permits.insert(permit, Uses::and_one(before, *expires).encode().as_slice())?;
+                }
+                Change::ForgetPermit(permit) => {
+                    permits.remove(permit)?;
                 }
                 Change::PcpEpoch(began) => {
                     about.insert(PCP_EPOCH, *began)?;
@@ -345,6 +387,70 @@ mod tests {
         assert_eq!((contents.next_rule, contents.next_group), (RuleId(70), GroupId(80)));
     }
 
+    fn use_of(permit: u8, expires: u64) -> Note {
+        Note::Use { permit: [permit; 16], expires: Time(expires) }
+    }
+
+    #[test]
+    fn uses_of_permits_are_counted_until_they_are_forgotten() {
+        let directory = tempfile::tempdir().unwrap();
+        let (journal, contents, mut done) = open(directory.path());
+        assert!(contents.permits.is_empty());
+        journal.note(Ticket(1), vec![write(1).remove(0), use_of(7, 900)]);
+        journal.note(Ticket(2), vec![write(2).remove(0), use_of(7, 900)]);
+        journal.note(Ticket(3), vec![write(3).remove(0), use_of(8, 500)]);
+        journal.note(Ticket(4), vec![use_of(9, 100)]);
+        journal.note(Ticket(5), vec![Note::ForgetPermit([9; 16]), Note::ForgetPermit([10; 16])]);
+        let mut tickets = 0;
+        while tickets < 5 {
+            let written = done.blocking_recv().unwrap();
+            assert!(written.durable);
+            tickets += written.tickets.len();
+        }
+        drop(journal);
+        let (_journal, contents, _done) = open(directory.path());
+        let uses = |times, expires| Uses { times, expires: Time(expires) };
+        assert_eq!(contents.permits, [([7; 16], uses(2, 900)), ([8; 16], uses(1, 500))]);
+        assert_eq!(contents.rules, [rule(1), rule(2), rule(3)]);
+    }
+
+    /// A journal of before there were permits is read, and is of the present format from then on.
+    #[test]
+    fn a_journal_without_permits_is_taken_over() {
+        let directory = tempfile::tempdir().unwrap();
+        drop(open(directory.path()));
+        let path = directory.path().join(FILE);
+        let database = Database::create(&path).unwrap();
+        let transaction = database.begin_write().unwrap();
+        transaction.open_table(ABOUT).unwrap().insert("format", WITHOUT_PERMITS).unwrap();
+        transaction.open_table(RULES).unwrap().insert(4, rule(4).encode().as_slice()).unwrap();
+        transaction.delete_table(PERMITS).unwrap();
+        transaction.commit().unwrap();
+        drop(database);
+        let (journal, contents, mut done) = open(directory.path());
+        assert_eq!((contents.rules.as_slice(), contents.permits.len()), ([rule(4)].as_slice(), 0));
+        journal.note(Ticket(1), vec![use_of(1, 5)]);
+        assert!(done.blocking_recv().unwrap().durable);
+        drop(journal);
+        let (journal, contents, _done) = open(directory.path());
+        assert_eq!((contents.rules.len(), contents.permits.len()), (1, 1));
+        drop(journal);
+
+        let database = Database::create(&path).unwrap();
+        let transaction = database.begin_write().unwrap();
+        let before = transaction
+            .open_table(ABOUT)
+            .unwrap()
+            .insert("format", FORMAT + 1)
+            .unwrap()
+            .map(|old| old.value());
+        assert_eq!(before, Some(FORMAT));
+        transaction.commit().unwrap();
+        drop(database);
+        let error = Journal::open(directory.path(), unbounded_channel().0).unwrap_err().to_string();
+        assert!(error.contains(&format!("format {}", FORMAT + 1)), "{error}");
+    }
+
     #[test]
     fn what_is_not_a_journal_is_refused_and_left_alone() {
         let directory = tempfile::tempdir().unwrap();
@@ -373,6 +479,14 @@ mod tests {
         drop(open(directory.path()));
         let database = Database::create(directory.path().join(FILE)).unwrap();
         let transaction = database.begin_write().unwrap();
+        transaction.open_table(PERMITS).unwrap().insert(&[5; 16], [1u8, 0].as_slice()).unwrap();
+        transaction.commit().unwrap();
+        drop(database);
+        let error = Journal::open(directory.path(), unbounded_channel().0).unwrap_err().to_string();
+        assert!(error.contains("permit [05,") && error.contains("middle"), "{error}");
+
+        let database = Database::create(directory.path().join(FILE)).unwrap();
+        let transaction = database.begin_write().unwrap();
         transaction.open_table(RULES).unwrap().insert(9, [1u8, 1, 6].as_slice()).unwrap();
         transaction.commit().unwrap();
         drop(database);
@@ -399,7 +513,11 @@ mod tests {
         for round in 1..=40u32 {
             journal.note(
                 Ticket(u64::from(round)),
-                vec![Note::Write(Box::new(rule(2 * round))), Note::Write(Box::new(rule(2 * round + 1)))],
+                vec![
+                    Note::Write(Box::new(rule(2 * round))),
+                    Note::Write(Box::new(rule(2 * round + 1))),
+                    use_of(7, 900),
+                ],
             );
             if round.is_multiple_of(3) {
                 let copy = tempfile::tempdir().unwrap();
@@ -407,6 +525,8 @@ mod tests {
                 if let Ok((_journal, contents)) = Journal::open(copy.path(), unbounded_channel().0) {
                     let ids: Vec<u32> = contents.rules.iter().map(|rule| rule.id.0).collect();
                     assert!(ids.len().is_multiple_of(2), "half a note in round {round}: {ids:?}");
+                    let uses = contents.permits.first().map_or(0, |(_, uses)| uses.times);
+                    assert_eq!(ids.len(), 2 * uses as usize, "rules without their use in round {round}");
                     assert!(ids.len() >= 2 * durable as usize, "round {round}: {durable} noted, {ids:?}");
                 }
             }

@@ -227,6 +227,9 @@ fn restore(contents: Contents) -> Result<Engine, Failure> {
     for rule in contents.rules {
         engine.restore(rule).map_err(Failure::Contradiction)?;
     }
+    for (permit, uses) in contents.permits {
+        engine.restore_permit(permit, uses);
+    }
     Ok(engine)
 }
 

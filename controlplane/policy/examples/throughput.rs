@@ -101,7 +101,7 @@ fn commit(database: &Database, group: &[(Ticket, Vec<Note>)]) -> Result<(), Box<
                 Note::Forget(id) => {
                     rules.remove(id.0)?;
                 }
-                Note::Ids { .. } => {}
+                Note::Use { .. } | Note::ForgetPermit(_) | Note::Ids { .. } => {}
             }
         }
     }

@@ -78,7 +78,7 @@ pub struct Profile {
     /// Seconds after which its idle rules end.
     pub idle: Option<u32>,
     /// Whether answers wait until the rule is on disk. Without, a rule of the last milliseconds may be lost in a
-    /// crash although it was granted.
+    /// crash although it was granted. Rules by permit wait all the same.
     pub durable: bool,
 }
 
@@ -124,11 +124,21 @@ pub struct Limits {
     pub pending: usize,
     /// Seconds before its end that an agent is told a rule ends; 0 does not tell.
     pub notice: u32,
+    /// Permits of which uses are spent and that have not ended.
+    pub permits: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { rules: 1 << 20, per_subscriber: 1024, sessions: 1024, range: 64, pending: 1 << 16, notice: 0 }
+        Self {
+            rules: 1 << 20,
+            per_subscriber: 1024,
+            sessions: 1024,
+            range: 64,
+            pending: 1 << 16,
+            notice: 0,
+            permits: 1 << 16,
+        }
     }
 }
 

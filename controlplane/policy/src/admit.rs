@@ -56,6 +56,8 @@ impl Engine {
             let permit = by.permit.as_ref().ok_or_else(|| why.clone())?;
             let host = host.ok_or_else(|| why.clone())?;
             covered(permit, host, None, request.protocol).then_some(()).ok_or(why)?;
+            // Its PER is what uses it: without a use left there is nothing to reserve for.
+            self.permits.check(permit, access.limits.permits, now)?;
         }
         let (pool, wish) = match (host, request.internal_version) {
             (Some(host), _) => pool_of(&access, profile, &zone, host, request.outside.as_ref())?,
@@ -120,7 +122,7 @@ impl Engine {
             Some(rule) => rule.zone.clone(),
             None => zone_of(&access, profile, by, request.zone.as_ref())?,
         };
-        let mut spent = None;
+        let mut by_permit = None;
         let allowed = allowed_protocol(profile, by, request.protocol)
             .and_then(|()| allowed_host(profile, by, internal.address))
             .and_then(|()| allowed_remote(profile, by, external.network()));
@@ -128,14 +130,13 @@ impl Engine {
             let permit = by.permit.as_ref().ok_or_else(|| why.clone())?;
             let good = covered(permit, internal.address, Some(external.network()), request.protocol);
             good.then_some(()).ok_or(why)?;
-            let used = self.permits.get(&permit.nonce).map_or(0, |(used, _)| *used);
-            if used >= permit.rules {
-                return Err(Refusal::PermitUsed(permit.rules));
-            }
-            spent = Some(*permit);
+            self.permits.check(permit, access.limits.permits, now)?;
+            by_permit = Some(*permit);
         }
         let lifetime = granted_lifetime(profile, by, request.lifetime)?;
-        let mut asked = Asked::new(transaction, "per", by, profile.durable);
+        // A use is spent with its rule or not at all: what is opened by it is durable before it is answered.
+        let durable = profile.durable || by_permit.is_some();
+        let mut asked = Asked { permit: by_permit, ..Asked::new(transaction, "per", by, durable) };
         let action = Action::Enable { direction: request.direction, parity: request.parity };
         if let Some(before) = before {
             let rule = self.after_reservation(&access, before, &request, action, lifetime.from(now))?;
@@ -143,7 +144,6 @@ impl Engine {
             self.check_mapping(&rule)?;
             asked.before = Some(Box::new(before.clone()));
             self.begin_upgrade(rule, asked, now);
-            self.spend(spent);
             return Ok(());
         }
         let (pool, wish) = pool_of(&access, profile, &zone, internal.address, request.outside.as_ref())?;
@@ -169,9 +169,7 @@ impl Engine {
             created: now,
             expires: lifetime.from(now),
         };
-        self.begin_new(rule, asked, wish, now)?;
-        self.spend(spent);
-        Ok(())
+        self.begin_new(rule, asked, wish, now)
     }
 
     /// The reservation a PER wants to take the place of (RFC 5189 2.3.9; the order of RFC 4540 8.4.1).
@@ -277,12 +275,6 @@ impl Engine {
         Ok(())
     }
 
-    fn spend(&mut self, permit: Option<Permit>) {
-        if let Some(permit) = permit {
-            self.permits.entry(permit.nonce).or_insert((0, permit.expires)).0 += 1;
-        }
-    }
-
     /// A new rule: the outside end it has to have or wishes, then on its way.
     fn begin_new(
         &mut self,
@@ -314,6 +306,9 @@ impl Engine {
             self.one_block(&rule, end)?;
         }
         let id = rule.id;
+        if let Some(permit) = &asked.permit {
+            self.permits.hold(permit);
+        }
         self.insert(Entry::asked(rule, asked));
         self.under_way += 1;
         self.begin(id, now);
@@ -324,6 +319,9 @@ impl Engine {
         let id = rule.id;
         self.replace_rule(id, rule);
         if let Some(entry) = self.entries.get_mut(&id) {
+            if let Some(permit) = &asked.permit {
+                self.permits.hold(permit);
+            }
             entry.asked = Some(Box::new(asked));
             self.under_way += 1;
         }

@@ -23,6 +23,15 @@ pub enum Note {
     Write(Box<Rule>),
     /// The rule is gone.
     Forget(RuleId),
+    /// One more use of a permit ([`crate::Uses::and_one`]); with the rule that was granted by it.
+    Use {
+        /// The permit's identity.
+        permit: [u8; 16],
+        /// When it ends.
+        expires: Time,
+    },
+    /// The permit is over, and its uses with it.
+    ForgetPermit([u8; 16]),
     /// Identities below these may have been given out.
     Ids {
         /// Of rules.

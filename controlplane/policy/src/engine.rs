@@ -5,6 +5,7 @@ use crate::effect::{About, Audit, AuditEvent, Effect, Note, Ticket, Token};
 use crate::identity::{Agent, Requester, SessionId, TransactionId};
 use crate::index::Index;
 use crate::leases::Leftovers;
+use crate::permits::Permits;
 use crate::refusal::Refusal;
 use crate::rule::{Action, Grant, GroupId, Rule, RuleId, RuleStatus, State};
 use crate::sessions::Sessions;
@@ -36,7 +37,7 @@ pub struct Engine {
     pub(crate) to_start: VecDeque<RuleId>,
     pub(crate) batches: HashMap<u64, Batch>,
     /// Uses of permits, until they expire.
-    pub(crate) permits: HashMap<[u8; 16], (u32, Time)>,
+    pub(crate) permits: Permits,
     /// Requests under way.
     pub(crate) under_way: usize,
     /// Requests that wait for others.
@@ -70,7 +71,7 @@ impl Engine {
             tokens: HashMap::new(),
             to_start: VecDeque::new(),
             batches: HashMap::new(),
-            permits: HashMap::new(),
+            permits: Permits::default(),
             under_way: 0,
             turns: Turns::default(),
             effects: VecDeque::new(),
@@ -164,7 +165,7 @@ impl Engine {
         }
     }
 
-    /// Lifetimes that ran out, idle rules and installations to be tried again, up to `now`. A bounded step: see
+    /// Lifetimes that ran out, idle rules, installations to be tried again and permits that ended, up to `now`. A bounded step: see
     /// [`Engine::deadline`] for whether there is more.
     pub fn advance(&mut self, now: Time) {
         for _ in 0..STEP {
@@ -175,16 +176,17 @@ impl Engine {
         }
         self.tell_journal_again(now);
         self.ask_for_leftovers(now);
-        if self.permits.len() > 65_536 {
-            self.permits.retain(|_, (_, expires)| *expires > now);
-        }
+        self.forget_permits(now);
     }
 
     /// When [`Engine::advance`] has something to do next.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
         let lifetimes = self.index.first_due().map(|(time, _)| time);
-        [lifetimes, self.tell_again, self.leftovers.first_due()].into_iter().flatten().min()
+        [lifetimes, self.tell_again, self.leftovers.first_due(), self.permits.first_end()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// What is to be done, first things first. To be drained after every call.

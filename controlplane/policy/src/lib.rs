@@ -32,6 +32,8 @@
 //!   renewal a GLC; [`Annotation::tag`] keeps the nonce.
 //! - An identical or overlapping rule of anybody is another rule (RFC 5189 2.3.9); packets pass until the last is gone.
 //!   What conflicts is an outside end that belongs to another inside end.
+//! - A permit is good for as many enable rules as it says: a use is spent if and only if its rule is granted, in the same
+//!   note of the journal, and remembered until the permit ends.
 //! - Lifetimes are seconds; more than the profile's most is cut to it, `Lifetime::NONE` deletes.
 //!
 //! # A rule's way
@@ -59,6 +61,7 @@ mod identity;
 mod index;
 mod leases;
 mod lists;
+mod permits;
 mod realm;
 mod record;
 mod refusal;
@@ -73,6 +76,7 @@ pub use access::{Access, FrontAccess, Limits, Profile, Rights, Scope};
 pub use effect::{About, Audit, AuditEvent, Command, Effect, Note, Ticket, Token};
 pub use engine::Engine;
 pub use identity::{Agent, Front, Name, Permit, Requester, SessionId, TransactionId};
+pub use permits::Uses;
 pub use realm::{Pool, Realm, Translation};
 pub use record::{RECORD_VERSION, Undecodable};
 pub use refusal::{PcpResult, Refusal};

@@ -1,8 +1,9 @@
-//! How a rule lies in the journal: a version byte, then fields of fixed order, integers in big-endian order, texts and
+//! How a rule lies in the journal, and the uses of a permit: a version byte, then fields of fixed order, integers in big-endian order, texts and
 //! optional fields behind a length or presence byte. A record that does not decode to its last byte is an
 //! error, never skipped.
 
 use crate::identity::{Agent, Front};
+use crate::permits::Uses;
 use crate::rule::{Action, Grant, GroupId, Rule, RuleId};
 use crate::transaction::{Annotation, Behaviour, Ending, Lock};
 use crate::tuple::{Direction, Parity, PortParity, Protocol, Time, Tuple};
@@ -161,6 +162,38 @@ impl Rule {
             created,
             expires,
         })
+    }
+}
+
+impl Uses {
+    /// As it is written; the permit's identity is the record's key.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Encoder(Vec::with_capacity(13));
+        out.byte(RECORD_VERSION);
+        out.u32(self.times);
+        out.u64(self.expires.0);
+        out.0
+    }
+
+    /// As it was.
+    ///
+    /// # Errors
+    /// If `bytes` are anything but a whole record.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Undecodable> {
+        let mut from = Decoder(bytes);
+        match from.byte()? {
+            RECORD_VERSION => {}
+            other => return Err(Undecodable::Version(other)),
+        }
+        let (times, expires) = (from.u32()?, Time(from.u64()?));
+        if times == 0 {
+            return Err(Undecodable::Field("times"));
+        }
+        if !from.0.is_empty() {
+            return Err(Undecodable::Long(from.0.len()));
+        }
+        Ok(Self { times, expires })
     }
 }
 

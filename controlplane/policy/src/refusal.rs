@@ -63,6 +63,14 @@ pub enum Refusal {
     /// The permit it showed was used up.
     #[error("the authorization was used {0} times, as often as it may be")]
     PermitUsed(u32),
+    /// The permit it showed is over.
+    #[error("the authorization has expired")]
+    PermitExpired,
+    /// Uses of as many permits are remembered as may be.
+    #[error(
+        "uses of {0} authorizations are remembered, the most the box holds: no other is taken until one of them expires"
+    )]
+    PermitsFull(usize),
     /// No such rule.
     #[error("no rule {0}")]
     NoSuchRule(RuleId),
@@ -271,8 +279,9 @@ impl Refusal {
             | Self::NotItsHost { .. }
             | Self::NotItsRemote { .. }
             | Self::NotItsProtocol { .. }
-            | Self::PermitUsed(_) => 0x41,
-            Self::Quota { .. } | Self::Full(_) | Self::Busy => 0x42,
+            | Self::PermitUsed(_)
+            | Self::PermitExpired => 0x41,
+            Self::Quota { .. } | Self::Full(_) | Self::PermitsFull(_) | Self::Busy => 0x42,
             Self::NoSuchRule(_) => 0x43,
             Self::NoSuchGroup(_) => 0x44,
             Self::NotYourRule(_) => 0x45,
@@ -314,6 +323,7 @@ impl Refusal {
             | Self::NotItsRemote { .. }
             | Self::NotItsProtocol { .. }
             | Self::PermitUsed(_)
+            | Self::PermitExpired
             | Self::NotYourRule(_)
             | Self::NotYourGroup(_)
             | Self::NotExtendable(_) => long(2),
@@ -339,6 +349,7 @@ impl Refusal {
             Self::NoAddress(_)
             | Self::NoPort(_)
             | Self::Full(_)
+            | Self::PermitsFull(_)
             | Self::Journal
             | Self::Busy
             | Self::Sessions { .. } => short(8),
@@ -376,6 +387,7 @@ impl Refusal {
             Self::NotItsRemote { .. } => "not_its_remote",
             Self::NotItsProtocol { .. } => "not_its_protocol",
             Self::PermitUsed(_) => "permit_used",
+            Self::PermitExpired => "permit_expired",
             Self::NoSuchRule(_) => "no_such_rule",
             Self::NotYourRule(_) => "not_your_rule",
             Self::NoSuchGroup(_) => "no_such_group",
@@ -401,7 +413,7 @@ impl Refusal {
             Self::NoPort(_) => "no_port",
             Self::NotProvided(_) => "not_provided",
             Self::Quota { .. } => "quota",
-            Self::Full(_) | Self::Busy => "full",
+            Self::Full(_) | Self::PermitsFull(_) | Self::Busy => "full",
             Self::NotExtendable(_) => "not_extendable",
             Self::Detached => "detached",
             Self::Worker(_) => "worker",

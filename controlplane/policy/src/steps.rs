@@ -3,7 +3,7 @@
 use crate::changes::Change;
 use crate::effect::{About, AuditEvent, Command, Effect, Note, Ticket, Token};
 use crate::engine::Engine;
-use crate::identity::{Agent, Requester, SessionId, TransactionId};
+use crate::identity::{Agent, Permit, Requester, SessionId, TransactionId};
 use crate::refusal::Refusal;
 use crate::rule::{Action, Ended, Event, Grant, Rule, RuleId, State};
 use crate::transaction::{Ending, Reply};
@@ -79,6 +79,8 @@ pub(crate) struct Asked {
     /// Grant another outside end if this one cannot be had.
     pub(crate) fallback: bool,
     pub(crate) durable: bool,
+    /// The permit it is granted by, of which a use is held.
+    pub(crate) permit: Option<Permit>,
     pub(crate) tries: u8,
 }
 
@@ -93,6 +95,7 @@ impl Asked {
             wish: None,
             fallback: false,
             durable,
+            permit: None,
             tries: 0,
         }
     }
@@ -513,12 +516,13 @@ impl Engine {
         let Some(entry) = self.entries.get(&id) else { return };
         let Some(asked) = &entry.asked else { return self.settle(id, now) };
         let durable = asked.durable;
-        let note = Note::Write(Box::new(entry.rule.clone()));
+        let mut notes = vec![Note::Write(Box::new(entry.rule.clone()))];
+        notes.extend(asked.permit.map(|Permit { nonce, expires, .. }| Note::Use { permit: nonce, expires }));
         if durable {
-            let ticket = self.note(vec![note], After::Grant(id));
+            let ticket = self.note(notes, After::Grant(id));
             self.set(id, Stage::Confirming(ticket));
         } else {
-            self.note(vec![note], After::Told(vec![id]));
+            self.note(notes, After::Told(vec![id]));
             self.confirmed(id, now);
         }
     }
@@ -529,6 +533,9 @@ impl Engine {
         let Some(asked) = entry.asked.take() else { return };
         entry.granted = true;
         entry.last_packet = entry.rule.behaviour.idle.map(|_| now);
+        if let Some(permit) = &asked.permit {
+            self.permits.settle(permit, true);
+        }
         self.under_way = self.under_way.saturating_sub(1);
         let Some(entry) = self.entries.get(&id) else { return };
         let rule = &entry.rule;
@@ -616,6 +623,9 @@ impl Engine {
     /// Answers a request with its refusal; a reservation takes its former place.
     fn fail_request(&mut self, id: RuleId, why: Refusal, now: Time) {
         let Some(asked) = self.entries.get_mut(&id).and_then(|entry| entry.asked.take()) else { return };
+        if let Some(permit) = &asked.permit {
+            self.permits.settle(permit, false);
+        }
         self.under_way = self.under_way.saturating_sub(1);
         let Some(rule) = self.entries.get(&id).map(|entry| &entry.rule) else { return };
         let about = About {

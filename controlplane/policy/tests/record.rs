@@ -1,8 +1,8 @@
-//! The encoding of rules is on disks: what was written stays readable.
+//! The encoding of rules, and of uses of permits, is on disks: what was written stays readable.
 
 use turnpike_policy::{
     Action, Agent, Annotation, Behaviour, Direction, Ending, Front, Grant, GroupId, Lock, Parity, PortParity,
-    Protocol, RECORD_VERSION, Rule, RuleId, Time, Tuple, Undecodable,
+    Protocol, RECORD_VERSION, Rule, RuleId, Time, Tuple, Undecodable, Uses,
 };
 
 /// A rule with every field set.
@@ -108,4 +108,20 @@ fn every_damage_is_noticed() {
     let mut newer = bytes;
     newer[0] = RECORD_VERSION + 1;
     assert_eq!(Rule::decode(RuleId(7), &newer), Err(Undecodable::Version(RECORD_VERSION + 1)));
+}
+
+#[test]
+fn uses_in_version_1_are_fixed() {
+    let uses = Uses { times: 3, expires: Time(1_795_000_060_000) };
+    let bytes = uses.encode();
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(hex, concat!("01", "00000003", "000001a1ee574860")); // version, times, expires
+    assert_eq!(Uses::decode(&bytes), Ok(uses));
+    for cut in 0..bytes.len() {
+        assert!(Uses::decode(&bytes[..cut]).is_err(), "cut at {cut}");
+    }
+    assert_eq!(Uses::decode(&[&bytes[..], &[0]].concat()), Err(Undecodable::Long(1)));
+    let changed = |at: usize, byte| [&bytes[..at], &[byte], &bytes[at + 1..]].concat();
+    assert_eq!(Uses::decode(&changed(4, 0)), Err(Undecodable::Field("times")));
+    assert_eq!(Uses::decode(&changed(0, RECORD_VERSION + 1)), Err(Undecodable::Version(RECORD_VERSION + 1)));
 }

@@ -7,3 +7,4 @@ mod kernel;
 mod log;
 mod rules;
 mod support;
+mod tokens;

@@ -2,30 +2,67 @@
 //! dataplanes come and go and the process restarts: what was granted is what the journal and the workers have once
 //! things calm down, and nothing else is.
 
-use crate::support::{Heard, World, access, agent, per, prr, tuple, udp};
+use crate::support::{Heard, World, access, agent, per, profile, prr, tuple, udp};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
 use turnpike_abi::event::AckResult;
 use turnpike_policy::{
-    Annotation, Direction, Enable, Lifetime, Outside, Protocol, Reply, Request, Requester, Reserve, RuleId,
-    State, TransactionId, Tuple,
+    Access, Annotation, Direction, Enable, Front, Lifetime, Network, Outside, Permit, Profile, Protocol,
+    Refusal, Reply, Request, Requester, Reserve, RuleId, Scope, State, Time, TransactionId, Tuple,
 };
 
 #[derive(Clone, Debug)]
 pub enum Op {
-    Enable { agent: u8, host: u8, port: u16, range: u16, wish: Option<(u16, bool)>, seconds: u32 },
-    Firewall { host: u8, port: u16 },
-    Reserve { agent: u8, host: Option<u8>, range: u16 },
-    Upgrade { which: usize, host: u8, port: u16 },
-    Change { which: usize, seconds: u32 },
-    Group { which: usize, seconds: u32 },
-    Annotate { which: usize, word: u8 },
+    Enable {
+        agent: u8,
+        host: u8,
+        port: u16,
+        range: u16,
+        wish: Option<(u16, bool)>,
+        seconds: u32,
+    },
+    Firewall {
+        host: u8,
+        port: u16,
+    },
+    Reserve {
+        agent: u8,
+        host: Option<u8>,
+        range: u16,
+    },
+    Upgrade {
+        which: usize,
+        host: u8,
+        port: u16,
+    },
+    Change {
+        which: usize,
+        seconds: u32,
+    },
+    Group {
+        which: usize,
+        seconds: u32,
+    },
+    Annotate {
+        which: usize,
+        word: u8,
+    },
+    /// "guest" may open nothing without a permit; `way`: by PER, by PRR, by PER after PRR.
+    Permit {
+        number: u8,
+        way: u8,
+        host: u8,
+        port: u16,
+    },
     Durable,
     Lost,
     Answer,
     Refuse,
     Pass(u64),
-    Detach { emptied: bool, workers: u8 },
+    Detach {
+        emptied: bool,
+        workers: u8,
+    },
     Restart,
 }
 
@@ -42,6 +79,8 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (0usize..8, 0u32..20).prop_map(|(which, seconds)| Op::Change { which, seconds: seconds.saturating_sub(8) }),
         1 => (0usize..8, 0u32..3).prop_map(|(which, seconds)| Op::Group { which, seconds }),
         1 => (0usize..8, any::<u8>()).prop_map(|(which, word)| Op::Annotate { which, word }),
+        4 => (0u8..3, 0u8..4, 1u8..5, 80u16..84)
+            .prop_map(|(number, way, host, port)| Op::Permit { number, way, host, port }),
         14 => Just(Op::Durable),
         1 => Just(Op::Lost),
         18 => Just(Op::Answer),
@@ -65,6 +104,9 @@ pub fn of_bytes(bytes: &[u8]) -> (u8, Vec<Op>) {
                 let (agent, host, port) = (next(2), 1 + next(4), 80 + u16::from(next(4)));
                 let (range, seconds) = (1 + u16::from(next(3)), 1 + u32::from(next(29)));
                 Op::Enable { agent, host, port, range, wish, seconds }
+            }
+            6 if kind / 32 % 2 == 1 => {
+                Op::Permit { number: next(3), way: next(4), host: 1 + next(4), port: 80 + u16::from(next(4)) }
             }
             6 => Op::Firewall { host: 1 + next(3), port: 80 + u16::from(next(2)) },
             7..=9 => {
@@ -91,7 +133,7 @@ pub fn of_bytes(bytes: &[u8]) -> (u8, Vec<Op>) {
 
 /// Lets `ops` happen and checks what is left when all is calm.
 pub fn run(workers: u8, ops: &[Op]) -> Seen {
-    let mut world = World::with(access(), workers);
+    let mut world = World::with(access_with_guest(), workers);
     world.slow_disk = Some(VecDeque::new());
     world.slow_workers = Some(VecDeque::new());
     let mut told = Told::default();
@@ -99,7 +141,28 @@ pub fn run(workers: u8, ops: &[Op]) -> Seen {
         step(&mut world, &mut told, op);
     }
     check(&mut world, &mut told);
+    use_up(&mut world, &mut told);
     told.seen
+}
+
+fn access_with_guest() -> Access {
+    let mut access = access();
+    let guest = Profile { inside: Scope::Prefixes(vec![]), durable: false, ..profile() };
+    access.fronts.get_mut(&Front::Simco).unwrap().agents.insert("guest".into(), guest);
+    access
+}
+
+/// The first of three ends while things happen.
+fn permit(number: u8) -> Permit {
+    Permit {
+        inside: Network::V4,
+        outside: Network::V4,
+        protocol: Some(Protocol::UDP),
+        lifetime: 300,
+        rules: 1 + u32::from(number),
+        nonce: [number; 16],
+        expires: Time(if number == 0 { 1_012_000 } else { u64::MAX }),
+    }
 }
 
 /// What the owners know.
@@ -108,6 +171,9 @@ struct Told {
     /// Rules with their outside ends, and whether they are reservations.
     rules: BTreeMap<RuleId, (Option<Tuple>, bool)>,
     deleting: BTreeMap<TransactionId, Vec<RuleId>>,
+    /// PERs by permit, and rules granted by each.
+    by_permit: BTreeMap<TransactionId, u8>,
+    uses: BTreeMap<u8, u32>,
     seen: Seen,
 }
 
@@ -119,6 +185,9 @@ pub struct Seen {
     leased: usize,
     shared: usize,
     restarted: usize,
+    /// Rules granted by permits, and uses that were refused or given back.
+    by_permit: usize,
+    not_by_permit: usize,
     /// Times something under way was lost.
     broken: usize,
 }
@@ -128,6 +197,12 @@ impl Told {
     fn hear(&mut self, world: &mut World) {
         for heard in std::mem::take(&mut world.heard) {
             let Heard::Reply(transaction, result) = heard else { continue };
+            if let Some(number) = self.by_permit.remove(&transaction) {
+                let granted = result.is_ok();
+                *self.uses.entry(number).or_default() += u32::from(granted);
+                self.seen.by_permit += usize::from(granted);
+                self.seen.not_by_permit += usize::from(!granted);
+            }
             match result {
                 Ok(Reply::Enabled { rule, outside, .. }) => {
                     if let Some((reserved, true)) = self.rules.insert(rule, (Some(outside), false)) {
@@ -153,6 +228,16 @@ impl Told {
         for audit in std::mem::take(&mut world.audits) {
             if let turnpike_policy::AuditEvent::Ended { rule, .. } = audit.event {
                 self.rules.remove(&rule.id);
+            }
+        }
+        // A use is on the disk if and only if its rule was granted, until the permit ends.
+        for number in 0..3 {
+            let permit = permit(number);
+            let uses = self.uses.get(&number).copied().unwrap_or_default();
+            assert!(uses <= permit.rules, "{number} used {uses} times");
+            if permit.expires > world.now {
+                let noted = world.uses.get(&permit.nonce).map_or(0, |uses| uses.times);
+                assert_eq!(noted, uses, "uses of permit {number} in the journal");
             }
         }
     }
@@ -214,6 +299,23 @@ fn step(world: &mut World, told: &mut Told, op: &Op) {
             let annotation = Annotation { tag: [*word].into(), ..Annotation::default() };
             world.submit(&Requester::new(agent("boss")), Request::Annotate { rule, annotation });
         }
+        Op::Permit { number, way, host, port } => {
+            let guest = agent("guest");
+            let by = Requester { permit: Some(permit(*number)), ..Requester::new(guest.clone()) };
+            if *way == 2 {
+                let reserve = Reserve { lifetime: Lifetime(25), ..prr(None, 1) };
+                world.submit(&by, Request::Reserve(Box::new(reserve)));
+            } else {
+                let mine =
+                    |id: &&RuleId| world.engine.rule(**id).is_some_and(|(rule, _)| rule.owner == guest);
+                let mut reservations =
+                    told.rules.iter().filter(|(_, (_, reserve))| *reserve).map(|(id, _)| id);
+                let reserved = if *way == 3 { reservations.find(mine).copied() } else { None };
+                let enable = Enable { reserved, ..udp(&format!("10.0.0.{host}"), *port) };
+                let transaction = world.submit(&by, Request::Enable(Box::new(enable)));
+                told.by_permit.insert(transaction, *number);
+            }
+        }
         Op::Durable => {
             if let Some((ticket, notes)) = world.slow_disk.as_mut().and_then(VecDeque::pop_front) {
                 world.write(ticket, notes);
@@ -222,7 +324,8 @@ fn step(world: &mut World, told: &mut Told, op: &Op) {
         Op::Lost => {
             // Deletions are carried out whatever the disk says, and repeated after a crash: not here.
             let forgets = |notes: &[turnpike_policy::Note]| {
-                notes.iter().any(|note| !matches!(note, turnpike_policy::Note::Write(_)))
+                use turnpike_policy::Note;
+                notes.iter().any(|note| !matches!(note, Note::Write(_) | Note::Use { .. }))
             };
             let queue = world.slow_disk.as_mut().unwrap();
             if queue.front().is_some_and(|(_, notes)| !forgets(notes))
@@ -253,6 +356,7 @@ fn step(world: &mut World, told: &mut Told, op: &Op) {
         Op::Restart => {
             told.hear(world);
             told.deleting.clear();
+            told.by_permit.clear();
             told.seen.restarted += 1;
             told.seen.broken += 1;
             // What the dead process was asked to delete and had not answered for may be either.
@@ -342,6 +446,42 @@ fn check(world: &mut World, told: &mut Told) {
     }
 }
 
+/// As often as a permit is good for, rules are granted by it; then it is used up, and stays so over a restart. Where
+/// nothing is translated, so that no outside end of a suspended rule is in the way.
+fn use_up(world: &mut World, told: &mut Told) {
+    let ask = |world: &mut World, told: &mut Told, number: u8, port: u16| {
+        let by = Requester { permit: Some(permit(number)), ..Requester::new(agent("guest")) };
+        let transaction = world.submit(&by, Request::Enable(Box::new(udp("172.16.9.9", port))));
+        told.by_permit.insert(transaction, number);
+        // Not heard yet where it was refused at once.
+        let refused = world.answer(transaction).and_then(Result::err);
+        calm(world, told);
+        refused
+    };
+    let over = |world: &World, number| {
+        let permit = permit(number);
+        if permit.expires > world.now { Refusal::PermitUsed(permit.rules) } else { Refusal::PermitExpired }
+    };
+    for number in 0..3 {
+        let permit = permit(number);
+        let ended = permit.expires <= world.now;
+        assert!(!ended || !world.uses.contains_key(&permit.nonce), "permit {number} is not forgotten");
+        let used = told.uses.get(&number).copied().unwrap_or_default();
+        let left = if ended { 0 } else { permit.rules - used };
+        for n in 0..left as u16 {
+            let port = 1000 + 10 * u16::from(number) + n;
+            assert_eq!(ask(world, told, number, port), None, "permit {number} has {left} uses left");
+        }
+        assert_eq!(ask(world, told, number, 2000), Some(over(world, number)));
+        assert!(ended || told.uses[&number] == permit.rules, "permit {number}");
+    }
+    step(world, told, &Op::Restart);
+    calm(world, told);
+    for number in 0..3 {
+        assert_eq!(ask(world, told, number, 3000), Some(over(world, number)), "after a restart");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
 
@@ -386,6 +526,8 @@ fn the_interesting_cases_happen() {
         seen.leased += played.leased;
         seen.shared += played.shared;
         seen.restarted += played.restarted;
+        seen.by_permit += played.by_permit;
+        seen.not_by_permit += played.not_by_permit;
         seen.broken += played.broken;
     }
     for (what, count) in [
@@ -395,6 +537,8 @@ fn the_interesting_cases_happen() {
         ("leased", seen.leased),
         ("shared", seen.shared),
         ("restarted", seen.restarted),
+        ("by permit", seen.by_permit),
+        ("not by permit", seen.not_by_permit),
         ("broken", seen.broken),
     ] {
         assert!(count >= 10, "{what}: {count}");

@@ -1,11 +1,13 @@
-//! Any bytes as a record of the journal: refused, or a rule that is written as it was read and can be carried out.
+//! Any bytes as a record of the journal: refused, or a rule, or uses of a permit, that are written as they were read and
+//! can be carried out.
 
 use crate::support::access;
 use proptest::prelude::*;
-use turnpike_policy::{Effect, Engine, GroupId, Rule, RuleId, Time};
+use turnpike_policy::{Effect, Engine, GroupId, Note, Rule, RuleId, Time, Uses};
 
 /// Reads `bytes`; what comes of it goes through a restart and its end.
 pub fn run(bytes: &[u8]) {
+    permit(bytes);
     let id = RuleId(7);
     let Ok(rule) = Rule::decode(id, bytes) else { return };
     assert_eq!(rule.encode(), bytes);
@@ -26,10 +28,29 @@ pub fn run(bytes: &[u8]) {
     count(&mut engine);
 }
 
+fn permit(bytes: &[u8]) {
+    let Ok(uses) = Uses::decode(bytes) else { return };
+    assert_eq!(uses.encode(), bytes);
+    let mut engine = Engine::new(RuleId(1), GroupId(1));
+    engine.restore_permit([3; 16], uses);
+    assert_eq!(engine.deadline(), Some(uses.expires));
+    engine.advance(uses.expires);
+    let notes: Vec<Effect> = engine.effects().collect();
+    assert!(matches!(&notes[..], [Effect::Note { notes, .. }] if notes[..] == [Note::ForgetPermit([3; 16])]));
+    assert_eq!(engine.deadline(), None);
+}
+
 proptest! {
     #[test]
     fn any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         run(&bytes);
+    }
+
+    #[test]
+    fn any_uses(times in 0u32..3, expires in any::<u64>(), rest in prop::collection::vec(any::<u8>(), 0..2)) {
+        let record = [&[1][..], &times.to_be_bytes(), &expires.to_be_bytes(), &rest].concat();
+        assert_eq!(Uses::decode(&record).is_ok(), times > 0 && rest.is_empty());
+        run(&record);
     }
 }
 

@@ -464,23 +464,125 @@ fn quotas_of_agents_subscribers_and_the_box() {
     assert_eq!(world.enable("b", udp("10.0.0.5", 1)).unwrap_err(), Refusal::Full(6));
 }
 
-#[test]
-fn permits_open_what_the_agent_may_not_as_often_as_they_say() {
+/// "host" may open for nobody by itself, and need not wait for the journal.
+fn for_permits() -> World {
     let mut access = access();
     let simco = access.fronts.get_mut(&Front::Simco).unwrap();
-    let nobody = turnpike_policy::Profile { inside: Scope::Prefixes(vec![]), ..profile() };
+    let nobody = turnpike_policy::Profile { inside: Scope::Prefixes(vec![]), durable: false, ..profile() };
     simco.agents.insert("host".into(), nobody);
-    let mut world = World::with(access, 1);
-    let permit = Permit {
+    access.limits.permits = 3;
+    World::with(access, 1)
+}
+
+fn permit(number: u8) -> Permit {
+    Permit {
         inside: network("10.0.0.1/32"),
         outside: network("192.0.2.0/24"),
         protocol: Some(Protocol::UDP),
         lifetime: 60,
         rules: 2,
-        nonce: [7; 16],
-        expires: Time(u64::MAX),
-    };
+        nonce: [number; 16],
+        expires: Time(2_000_000),
+    }
+}
+
+fn open_by(world: &mut World, permit: Permit) -> Result<Reply, Refusal> {
     let by = Requester { permit: Some(permit), ..world.by("host") };
+    let enable = per(Protocol::UDP, tuple("10.0.0.1", 80), tuple("192.0.2.1", 0), Direction::Inbound);
+    world.ask(&by, Request::Enable(Box::new(enable)))
+}
+
+/// F-233: neither a restart nor the end of its rules gives a use back.
+#[test]
+fn f_233_uses_of_permits_outlive_a_restart_until_the_permit_ends() {
+    let mut world = for_permits();
+    for _ in 0..2 {
+        let Ok(Reply::Enabled { rule, .. }) = open_by(&mut world, permit(7)) else { panic!("refused") };
+        world.lifetime("boss", rule, 0).unwrap();
+    }
+    world.restart();
+    world.attach();
+    assert_eq!(open_by(&mut world, permit(7)).unwrap_err(), Refusal::PermitUsed(2));
+    // There is nothing to reserve for either.
+    let by = Requester { permit: Some(permit(7)), ..world.by("host") };
+    let reserve = prr(Some("10.0.0.1"), 1);
+    assert_eq!(world.ask(&by, Request::Reserve(Box::new(reserve))).unwrap_err(), Refusal::PermitUsed(2));
+    open_by(&mut world, permit(8)).unwrap();
+    assert_eq!(world.uses.len(), 2);
+    world.pass(1000);
+    assert!(world.uses.is_empty(), "forgotten when they ended");
+    assert_eq!(open_by(&mut world, permit(7)).unwrap_err(), Refusal::PermitExpired);
+    world.restart();
+    assert_eq!(world.engine.deadline(), None, "nothing is left of them");
+}
+
+/// F-233: a use is spent if and only if its rule was granted.
+#[test]
+fn f_233_a_use_without_its_rule_is_not_spent() {
+    let mut world = for_permits();
+    let once = Permit { rules: 1, ..permit(7) };
+    world.workers.refuse = Some(AckResult::TABLE_FULL);
+    assert_eq!(open_by(&mut world, once).unwrap_err(), Refusal::Worker(AckResult::TABLE_FULL));
+    assert!(world.uses.is_empty());
+
+    let enable = per(Protocol::UDP, tuple("10.0.0.1", 80), tuple("192.0.2.1", 0), Direction::Inbound);
+    let request = || Request::Enable(Box::new(enable.clone()));
+    let by = Requester { permit: Some(once), ..world.by("host") };
+    world.slow_disk = Some(VecDeque::new());
+    let lost = world.submit(&by, request());
+    // Held meanwhile, also of an agent that need not wait for the journal.
+    assert_eq!(world.answer(lost), None);
+    let elsewhere = Enable { internal: tuple("10.0.0.1", 81), ..enable.clone() };
+    let second = world.submit(&by, Request::Enable(Box::new(elsewhere)));
+    assert_eq!(world.answer(second), Some(Err(Refusal::PermitUsed(1))));
+    let (ticket, _) = world.slow_disk.as_mut().unwrap().pop_front().unwrap();
+    world.engine.not_durable(ticket, world.now);
+    world.run();
+    assert_eq!(world.answer(lost), Some(Err(Refusal::Journal)));
+
+    // The process dies with the note.
+    let died = world.submit(&by, request());
+    world.restart();
+    world.attach();
+    assert_eq!(world.answer(died), None);
+    // The dataplane goes before the worker has answered.
+    world.slow_workers = Some(VecDeque::new());
+    let alone = world.submit(&by, request());
+    world.engine.detached(world.now);
+    world.run();
+    assert_eq!(world.answer(alone), Some(Err(Refusal::Detached)));
+    world.slow_workers = None;
+    world.slow_disk = None;
+    world.attach();
+    open_by(&mut world, once).unwrap();
+    assert_eq!(world.uses[&once.nonce].times, 1);
+    assert_eq!(open_by(&mut world, once).unwrap_err(), Refusal::PermitUsed(1));
+}
+
+/// F-233: more permits than are remembered are refused, not forgotten.
+#[test]
+fn f_233_no_permit_is_forgotten_for_another() {
+    let mut world = for_permits();
+    let long = Permit { expires: Time(3_000_000), ..permit(1) };
+    open_by(&mut world, long).unwrap();
+    for number in 2..4 {
+        open_by(&mut world, permit(number)).unwrap();
+    }
+    let refusal = open_by(&mut world, permit(4)).unwrap_err();
+    assert_eq!((refusal.simco(), refusal.reason()), (0x42, "full"));
+    assert_eq!(refusal, Refusal::PermitsFull(3));
+    // Those that are known go on.
+    open_by(&mut world, long).unwrap();
+    assert_eq!(open_by(&mut world, long).unwrap_err(), Refusal::PermitUsed(2));
+    world.pass(1000);
+    assert_eq!(world.uses.len(), 1);
+    open_by(&mut world, Permit { expires: Time(3_000_000), ..permit(4) }).unwrap();
+}
+
+#[test]
+fn permits_open_what_the_agent_may_not_as_often_as_they_say() {
+    let mut world = for_permits();
+    let by = Requester { permit: Some(permit(7)), ..world.by("host") };
     let ask = |world: &mut World, host: &str, remote: &str| {
         let enable = per(Protocol::UDP, tuple(host, 80), tuple(remote, 0), Direction::Inbound);
         world.ask(&by, Request::Enable(Box::new(enable)))
@@ -598,7 +700,7 @@ fn a_leased_port_goes_back_when_the_last_flow_of_a_drained_pinhole_ended() {
 fn requests_under_way_are_bounded() {
     let limits = Limits { pending: 2, ..Limits::default() };
     let mut world = World::with(turnpike_policy::Access { limits, ..access() }, 1);
-    world.slow_workers = Some(std::collections::VecDeque::new());
+    world.slow_workers = Some(VecDeque::new());
     let by = world.by("a");
     let ask = |world: &mut World, port| world.submit(&by, Request::Enable(Box::new(udp("10.0.0.1", port))));
     let first = [ask(&mut world, 80), ask(&mut world, 82)];

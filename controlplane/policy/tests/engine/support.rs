@@ -9,7 +9,7 @@ use turnpike_policy::{
     Access, Agent, Audit, Capabilities, Command, Direction, Effect, Enable, Engine, Event, Front,
     FrontAccess, GroupId, Lifetime, Limits, Network, Note, Notification, Pool, Profile, Protocol, Realm,
     Refusal, Reply, Request, Requester, Reserve, Rights, Rule, RuleId, Scope, Service, SessionId, Ticket,
-    Time, Token, TransactionId, Translation, Tuple,
+    Time, Token, TransactionId, Translation, Tuple, Uses,
 };
 
 /// What came out of the engine, in order.
@@ -44,6 +44,8 @@ pub struct Workers {
 pub struct World {
     pub engine: Engine,
     pub disk: BTreeMap<RuleId, Rule>,
+    /// The disk's uses of permits.
+    pub uses: BTreeMap<[u8; 16], Uses>,
     pub ids: (RuleId, GroupId),
     pub workers: Workers,
     pub now: Time,
@@ -172,6 +174,7 @@ impl World {
         let mut world = Self {
             engine,
             disk: BTreeMap::new(),
+            uses: BTreeMap::new(),
             ids: (RuleId(1), GroupId(1)),
             workers: Workers { count: workers, ..Workers::default() },
             now,
@@ -210,6 +213,9 @@ impl World {
             let stored = Rule::decode(rule.id, &rule.encode()).unwrap();
             assert_eq!(stored, *rule);
             engine.restore(stored).unwrap();
+        }
+        for (permit, uses) in &self.uses {
+            engine.restore_permit(*permit, Uses::decode(&uses.encode()).unwrap());
         }
         engine.set_access(self.engine.access().clone(), self.now);
         engine.note_ids();
@@ -267,6 +273,13 @@ impl World {
                 }
                 Note::Forget(id) => {
                     self.disk.remove(&id);
+                }
+                Note::Use { permit, expires } => {
+                    let uses = Uses::and_one(self.uses.get(&permit).copied(), expires);
+                    self.uses.insert(permit, uses);
+                }
+                Note::ForgetPermit(permit) => {
+                    self.uses.remove(&permit);
                 }
                 Note::Ids { rules, groups } => self.ids = (rules, groups),
             }

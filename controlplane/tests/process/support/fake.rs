@@ -41,6 +41,8 @@ pub struct State {
     pub refuse_policy: bool,
     /// Answer to every PINHOLE_ADD but OK.
     pub refuse_pinholes: Option<AckResult>,
+    /// Leave every PINHOLE_ADD without an answer.
+    pub ignore_pinholes: bool,
     /// Pinholes by id, as they were added, and the port each got.
     pub pinholes: BTreeMap<u64, (PinholeAdd, Ack)>,
     pub leases: Vec<PortLease>,
@@ -263,6 +265,7 @@ fn command(worker: WorkerId, workers: u8, slot: &Slot, state: &mut State) -> Vec
     state.commands.push((worker, *slot));
     let mut ack = Ack::default();
     match slot.header.kind {
+        Kind::PINHOLE_ADD if state.ignore_pinholes => return Vec::new(),
         Kind::PINHOLE_ADD => ack = pinhole_add(worker, workers, &slot.body(), state),
         Kind::PINHOLE_REMOVE => {
             let PinholeRemove { id, .. } = slot.body();
