@@ -48,7 +48,10 @@ impl Engine {
             let worker = match (entry.rule.outside, self.worker_of(&entry.rule)) {
                 (Some(end), _) => steering::owner_of_port(end.port, workers),
                 (None, Some(worker)) => worker,
-                (None, None) => WorkerId(self.turn % workers),
+                (None, None) => match (&entry.asked, entry.at) {
+                    (Some(asked), Some(before)) if asked.without > 0 => WorkerId((before.0 + 1) % workers),
+                    _ => WorkerId(self.turn % workers),
+                },
             };
             let own = self.worker_of(&entry.rule) == Some(worker);
             let command = Command::Reserve(reservation_of(entry, pool, own));

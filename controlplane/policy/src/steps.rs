@@ -21,6 +21,8 @@ const REPLAY: usize = 4096;
 /// Other ports asked for when a worker gave one that belongs to a rule which is not installed yet.
 const TRIES: u8 = 8;
 
+const NO_ROW: &str = "none in such a row is left in blocks that nobody has, or the inside host; blocks of subscribers are theirs alone";
+
 /// Where a rule stands and what it waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
@@ -82,6 +84,8 @@ pub(crate) struct Asked {
     /// The permit it is granted by, of which a use is held.
     pub(crate) permit: Option<Permit>,
     pub(crate) tries: u8,
+    /// Workers that have no ports for a reservation that is for no inside host yet.
+    pub(crate) without: u8,
 }
 
 impl Asked {
@@ -97,6 +101,7 @@ impl Asked {
             durable,
             permit: None,
             tries: 0,
+            without: 0,
         }
     }
 }
@@ -381,6 +386,8 @@ impl Engine {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         let ok = ack.result == AckResult::OK;
         let asked = entry.asked.is_some();
+        let row = matches!(entry.rule.action, Action::Reserve(_)) || entry.rule.range > 1;
+        let row = row && entry.rule.outside.is_none();
         match &mut entry.stage {
             Stage::Leasing(waits) if *waits == token => {
                 if ok {
@@ -399,6 +406,8 @@ impl Engine {
                     entry.replaced = true;
                     self.take_back(id);
                 }
+                AckResult::NO_PORT if self.another_worker(id) => self.send_install(id, false, now),
+                AckResult::NO_PORT if row => self.fail(id, Refusal::NoPort(NO_ROW), false, now),
                 result => self.fail(id, Refusal::Worker(result), false, now),
             },
             Stage::Replacing(waits) if *waits == token => self.begin(id, now),
@@ -459,6 +468,21 @@ impl Engine {
             // A reservation of a pure firewall, or of a whole address, holds nothing in a worker.
             Ok(None) => self.in_place(id, now),
             Err(why) => self.fail(id, why, false, now),
+        }
+    }
+
+    /// Whether a reservation that a worker has no ports for may still be had of the next: any worker's will do as long as
+    /// there is no inside host.
+    fn another_worker(&mut self, id: RuleId) -> bool {
+        let workers = self.workers.unwrap_or(1);
+        let Some(entry) = self.entries.get_mut(&id) else { return false };
+        let anywhere = entry.rule.internal.is_none() && entry.rule.outside.is_none();
+        match &mut entry.asked {
+            Some(asked) if anywhere && asked.without + 1 < workers => {
+                asked.without += 1;
+                true
+            }
+            _ => false,
         }
     }
 
@@ -595,9 +619,11 @@ impl Engine {
     fn fail(&mut self, id: RuleId, why: Refusal, there: bool, now: Time) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         let Some(asked) = &mut entry.asked else { return self.suspend(id, why, now) };
-        if asked.fallback && asked.before.is_none() && matches!(why, Refusal::Worker(_)) {
+        if asked.fallback && asked.before.is_none() && matches!(why, Refusal::Worker(_) | Refusal::NoPort(_))
+        {
             asked.fallback = false;
             asked.wish = None;
+            asked.without = 0;
             return self.without_wish(id, now);
         }
         let upgrade = asked.before.is_some();

@@ -12,6 +12,7 @@ mod named;
 mod pools;
 mod quarantine;
 mod release;
+mod rows;
 mod subscribers;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use blocks::Blocks;
 use geometry::{place_of, port_of, words_of};
 use pools::Pools;
 use quarantine::Quarantine;
+use rows::Row;
 use subscribers::Subscribers;
 use turnpike_abi::command::{Kind, Parity};
 use turnpike_abi::counters::{Counter, Counters, ProtocolClass};
@@ -144,8 +146,6 @@ pub(crate) struct Ports {
     units: Units,
     quarantine: Quarantine,
     tally: Tally,
-    /// Blocks without subscriber that may have room for a reservation, the newest last.
-    shared: Vec<u32>,
     now: Time,
     /// What subscribers got and gave back, to be logged.
     pub(crate) records: Records<log::Logged>,
@@ -170,7 +170,6 @@ impl Ports {
             units: Units::new(bindings * 2, words),
             quarantine: Quarantine::new(bindings),
             tally: Tally::default(),
-            shared: Vec::with_capacity(named::SHARED),
             now: Time(0),
             records: Records::new(),
         })
@@ -316,7 +315,7 @@ impl Ports {
                 return Ok(Taken { subscriber: number, external, port });
             }
         }
-        let number = self.with_new_block(known, pool, wanted.inside, random)?;
+        let number = self.with_new_block(known, pool, wanted.inside, None, random)?;
         let subscriber = self.subscribers.record(number).ok_or(PortError::Room)?;
         let external = subscriber.external;
         let head = subscriber.open.get(class.index()).copied().unwrap_or(NONE);
@@ -326,12 +325,13 @@ impl Ports {
         Ok(Taken { subscriber: number, external, port })
     }
 
-    /// Gives a subscriber another block, or its first. Returns the subscriber.
+    /// Gives a subscriber another block, or its first: one that the row fits in, if there is one. Returns the subscriber.
     fn with_new_block(
         &mut self,
         known: Option<u32>,
         pool: PoolId,
         inside: [u8; 4],
+        row: Option<&Row>,
         random: u64,
     ) -> Result<u32, PortError> {
         let state = self.pools.state(pool).ok_or(PortError::UnknownAddress)?;
@@ -341,19 +341,24 @@ impl Ports {
         if state.record.blocks != 0 && blocks >= state.record.blocks {
             return Err(PortError::Limit);
         }
+        let fitting = state.geometry.fitting(row);
         let address = if paired == NONE {
-            state.address_for(inside, &self.blocks, self.keyed, random).ok_or(PortError::Exhausted)?
+            let address = state.address_for(inside, &self.blocks, self.keyed, random, &fitting);
+            address.ok_or(PortError::Exhausted)?
         } else {
             paired
         };
         // RFC 7422 section 2 step 3: the computed range before all else.
         let computed = state.computed(inside, self.worker).filter(|(at, _)| *at == address);
-        let computed = computed.filter(|&(_, block)| self.blocks.find(address, block).is_none());
+        let computed = computed.filter(|&(_, block)| {
+            self.blocks.find(address, block).is_none()
+                && row.is_none_or(|row| state.geometry.fits(block, row))
+        });
         let number = match computed {
             Some((_, block)) => block,
             None => {
                 let taken = self.blocks.taken(address).ok_or(PortError::UnknownAddress)?;
-                state.geometry.choose(taken, random).ok_or(PortError::Exhausted)?
+                state.geometry.choose(taken, &fitting, random).ok_or(PortError::Exhausted)?
             }
         };
         let subscriber = match known {
@@ -385,10 +390,10 @@ impl Ports {
             }
             record.blocks += 1;
             (record.address, record.external) = (address, external);
-            for class in Class::ALL {
-                if self.blocks.record(block)?.free.get(class.index()).is_some_and(|free| *free > 0) {
-                    self.blocks.link(&mut self.subscribers, block, class);
-                }
+        }
+        for class in Class::ALL {
+            if self.blocks.record(block)?.free.get(class.index()).is_some_and(|free| *free > 0) {
+                self.blocks.link(&mut self.subscribers, block, class);
             }
         }
         self.note_block(Kind::PORTS_ASSIGNED, block);

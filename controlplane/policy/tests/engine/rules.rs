@@ -464,6 +464,28 @@ fn quotas_of_agents_subscribers_and_the_box() {
     assert_eq!(world.enable("b", udp("10.0.0.5", 1)).unwrap_err(), Refusal::Full(6));
 }
 
+/// Ports that one worker has are had whichever worker's turn it is: all of them, and then the refusal says why.
+#[test]
+fn a_prr_05_a_reservation_for_no_host_is_had_of_any_worker() {
+    let mut world = World::with(access(), 3);
+    // Block 2 is the third worker's alone.
+    world.workers.last_port = Some(1024 + 2 * 9);
+    for pair in 0..10 {
+        let (_, _, outside) = world.reserve("a", prr(None, 2)).unwrap();
+        assert_eq!(outside.unwrap().port, 1024 + 2 * pair);
+    }
+    let before = world.picture();
+    let refusal = world.reserve("b", prr(None, 2)).unwrap_err();
+    assert_eq!((refusal.simco(), refusal.pcp().code, refusal.reason()), (0x49, 8, "no_port"));
+    assert!(refusal.to_string().contains("blocks of subscribers"), "{refusal}");
+    assert_eq!(world.picture(), before);
+    assert_eq!(world.engine.under_way(), 0);
+    // Of a host's own worker only.
+    let commands = world.workers.commands;
+    assert!(matches!(world.reserve("a", prr(Some("10.0.0.1"), 2)), Err(Refusal::NoPort(_))));
+    assert_eq!(world.workers.commands, commands + 1);
+}
+
 /// "host" may open for nobody by itself, and need not wait for the journal.
 fn for_permits() -> World {
     let mut access = access();

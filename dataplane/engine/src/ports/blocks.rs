@@ -25,7 +25,7 @@ pub(super) struct Block {
     pub(super) busy: u32,
     pub(super) live: bool,
     pub(super) hangs: bool,
-    /// By class, neighbours in the subscriber's list of blocks with free ports.
+    /// By class, neighbours in the subscriber's, or nobody's, list of blocks with free ports.
     links: [(u32, u32); Class::COUNT],
     /// When it was taken, in units of 128 ms.
     pub(super) since: u32,
@@ -46,6 +46,8 @@ pub(super) struct Blocks {
     directory: Vec<u32>,
     /// By address, the numbers in use.
     taken: Vec<[u64; BLOCK_WORDS]>,
+    /// By class, the first of nobody's blocks with free ports, or [`NONE`].
+    nobodys: [u32; Class::COUNT],
 }
 
 impl Blocks {
@@ -56,6 +58,7 @@ impl Blocks {
             capacity,
             directory: Vec::new(),
             taken: Vec::new(),
+            nobodys: [NONE; Class::COUNT],
         }
     }
 
@@ -167,12 +170,30 @@ impl Blocks {
         self.free.push(at);
     }
 
-    /// Puts a block at the head of its subscriber's list.
+    /// The first of nobody's blocks with free ports, the newest.
+    pub(super) fn nobodys(&self, class: Class) -> u32 {
+        self.nobodys.get(class.index()).copied().unwrap_or(NONE)
+    }
+
+    /// The head of the list of a subscriber's, or nobody's, blocks with free ports.
+    fn head<'a>(
+        &'a mut self,
+        subscribers: &'a mut Subscribers,
+        owner: u32,
+        class: usize,
+    ) -> Option<&'a mut u32> {
+        if owner == NONE {
+            self.nobodys.get_mut(class)
+        } else {
+            subscribers.record_mut(owner)?.open.get_mut(class)
+        }
+    }
+
+    /// Puts a block at the head of its list.
     pub(super) fn link(&mut self, subscribers: &mut Subscribers, at: u32, class: Class) {
         let class = class.index();
-        let Some(block) = self.record(at) else { return };
-        let Some(subscriber) = subscribers.record_mut(block.subscriber) else { return };
-        let Some(head) = subscriber.open.get_mut(class) else { return };
+        let Some(owner) = self.record(at).map(|block| block.subscriber) else { return };
+        let Some(head) = self.head(subscribers, owner, class) else { return };
         let next = core::mem::replace(head, at);
         if let Some(link) = self.link_of(at, class) {
             *link = (NONE, next);
@@ -182,7 +203,7 @@ impl Blocks {
         }
     }
 
-    /// Takes a block out of its subscriber's list.
+    /// Takes a block out of its list.
     pub(super) fn unlink(&mut self, subscribers: &mut Subscribers, at: u32, class: Class) {
         let class = class.index();
         let Some(owner) = self.record(at).map(|block| block.subscriber) else { return };
@@ -190,7 +211,7 @@ impl Blocks {
         match self.link_of(previous, class) {
             Some(link) => link.1 = next,
             None => {
-                if let Some(head) = subscribers.record_mut(owner).and_then(|owner| owner.open.get_mut(class))
+                if let Some(head) = self.head(subscribers, owner, class)
                     && *head == at
                 {
                     *head = next;
@@ -209,7 +230,7 @@ impl Blocks {
         self.slab.get_mut(at as usize)?.links.get_mut(class)
     }
 
-    /// The next block in its subscriber's list.
+    /// The next block in its list.
     pub(super) fn next(&self, at: u32, class: Class) -> u32 {
         let links = self.slab.get(at as usize).and_then(|block| block.links.get(class.index()));
         links.map_or(NONE, |links| links.1)

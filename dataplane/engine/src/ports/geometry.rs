@@ -9,6 +9,7 @@
 //! dynamic share. Ports outside the pool's range lie in blocks too, so that they can be had by name, but are never
 //! on offer.
 
+use super::rows::Row;
 use turnpike_abi::deterministic::Plan;
 use turnpike_abi::table::PoolRecord;
 use turnpike_abi::{WorkerId, steering};
@@ -161,13 +162,48 @@ impl Geometry {
         self.offer.get(usize::from(block / 64)).is_some_and(|offer| offer >> (block % 64) & 1 == 1)
     }
 
-    /// A block on offer that `taken` leaves, from a random one on.
-    pub(super) fn choose(&self, taken: &[u64; BLOCK_WORDS], random: u64) -> Option<u16> {
+    /// Whether the ports of the next word follow on those of a word: else another worker's lie between.
+    pub(super) fn goes_on(&self, word: u16) -> bool {
+        let port = |word| port_of(word, self.worker, self.workers);
+        port(word).and_then(|port| port.checked_add(WORD)).is_some_and(|next| port(word + 1) == Some(next))
+    }
+
+    /// Whether a row fits in a block that has nothing in use.
+    pub(super) fn fits(&self, block: u16, row: &Row) -> bool {
+        let (first, words) = self.words(block);
+        let free = |word: u16| if word < first + words { self.eligible(word) } else { 0 };
+        let next = |word: u16| if self.goes_on(word) { free(word + 1) } else { 0 };
+        (first..first + words).any(|word| row.starts(free(word), next(word)) != 0)
+    }
+
+    /// Blocks on offer that a row fits in, as bits; without a row, all of them.
+    pub(super) fn fitting(&self, row: Option<&Row>) -> [u64; BLOCK_WORDS] {
+        let Some(row) = row else { return self.offer };
+        let mut fitting = self.offer;
+        for (at, blocks) in (0u16..).zip(&mut fitting) {
+            for bit in
+                (0..64).filter(|bit| self.offer.get(usize::from(at)).is_some_and(|it| it >> bit & 1 == 1))
+            {
+                if !self.fits(at * 64 + bit, row) {
+                    *blocks &= !(1 << bit);
+                }
+            }
+        }
+        fitting
+    }
+
+    /// A block of those that are `fitting` and that `taken` leaves, from a random one on.
+    pub(super) fn choose(
+        &self,
+        taken: &[u64; BLOCK_WORDS],
+        fitting: &[u64; BLOCK_WORDS],
+        random: u64,
+    ) -> Option<u16> {
         let from = self.offer_first + (random % u64::from(self.offered.max(1))) as u16;
         let start = usize::from(from / 64);
         for step in 0..=BLOCK_WORDS {
             let at = (start + step) % BLOCK_WORDS;
-            let mut free = self.offer.get(at)? & !taken.get(at)?;
+            let mut free = fitting.get(at)? & !taken.get(at)?;
             // The first word from the random one on, and again whole at the end of the round.
             if step == 0 {
                 free &= u64::MAX << (from % 64);

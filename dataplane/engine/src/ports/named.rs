@@ -1,19 +1,16 @@
-//! Ports that somebody asks for by name or in a row: pinholes, reservations, leases. And what becomes of ports in
+//! Ports that somebody asks for by name: pinholes, reservations, leases. And what becomes of ports in
 //! use when the pools change.
 
 use super::geometry::place_of;
 use super::pools::Pools;
 use super::quarantine::{STRIDE, chain, unchain};
 use super::units::END;
-use super::{Class, EVEN, Entry, PortError, Ports, Subscriber, Taken, Wanted};
+use super::{Class, Entry, PortError, Ports, Subscriber, Taken, Wanted};
 use crate::policy::Policy;
 use turnpike_abi::PoolId;
-use turnpike_abi::command::{Kind, Parity};
+use turnpike_abi::command::Kind;
 use turnpike_abi::flow::NONE;
 use turnpike_abi::table::PoolRecord;
-
-/// Blocks without subscriber that are searched for a row of ports before another is taken.
-pub(super) const SHARED: usize = 64;
 
 impl Ports {
     /// Takes a certain port for a subscriber. It may lie in anybody's block, but not in another's computed range; a
@@ -147,7 +144,11 @@ impl Ports {
         let known = self.subscribers.find(inside, pool).and_then(|number| self.subscribers.record(number));
         let address = match known.map(|record| record.address).filter(|address| *address != NONE) {
             Some(address) => address,
-            None => self.pools.state(pool)?.address_for(inside, &self.blocks, self.keyed, random)?,
+            None => {
+                let state = self.pools.state(pool)?;
+                let all = state.geometry.fitting(None);
+                state.address_for(inside, &self.blocks, self.keyed, random, &all)?
+            }
         };
         self.pools.external(address)
     }
@@ -234,143 +235,6 @@ impl Ports {
         taken
     }
 
-    /// Takes `count` ports in a row for nobody, from the blocks of the subscriber if there is one. Returns the
-    /// address and the first port.
-    ///
-    /// # Errors
-    /// If there is no such row where it may be.
-    pub(crate) fn reserve(
-        &mut self,
-        pool: PoolId,
-        inside: Option<[u8; 4]>,
-        external: Option<[u8; 4]>,
-        (class, count, parity): (Class, u8, Parity),
-        random: u64,
-    ) -> Result<([u8; 4], u16), PortError> {
-        let known = inside.and_then(|inside| self.subscribers.find(inside, pool));
-        let paired = known.and_then(|number| self.subscribers.record(number)).map(|record| record.address);
-        let wanted = external.map(|external| self.address(external).map_or(NONE, |(address, _)| address));
-        let address = wanted.or(paired.filter(|address| *address != NONE));
-        // The subscriber's own blocks, the newest first.
-        let mut block = known
-            .and_then(|number| self.subscribers.record(number))
-            .and_then(|record| record.open.get(class.index()).copied())
-            .unwrap_or(NONE);
-        while let Some(record) = self.blocks.record(block) {
-            let next = self.blocks.next(block, class);
-            if address.is_none_or(|address| address == record.address)
-                && let Some(found) = self.reserve_in(block, class, count, parity, random)
-            {
-                return Ok(found);
-            }
-            block = next;
-        }
-        // A new block of its own.
-        if let Some(inside) = inside
-            && (wanted.is_none() || wanted == paired)
-        {
-            match self.with_new_block(known, pool, inside, random) {
-                Ok(number) => {
-                    let head =
-                        self.subscribers.record(number).and_then(|it| it.open.get(class.index()).copied());
-                    let head = head.unwrap_or(NONE);
-                    let found = self.reserve_in(head, class, count, parity, random);
-                    if found.is_none() {
-                        self.block_idle(head);
-                    }
-                    return found.ok_or(PortError::Exhausted);
-                }
-                Err(PortError::Limit) if known.is_some() => {}
-                Err(error) => return Err(error),
-            }
-        }
-        // Nobody's blocks, the newest first, then another one.
-        for at in (0..self.shared.len()).rev() {
-            let block = self.shared.get(at).copied().unwrap_or(NONE);
-            let fits = self.blocks.record(block).is_some_and(|record| {
-                self.pools.pool_of(record.address) == Some(pool)
-                    && address.is_none_or(|address| address == record.address)
-            });
-            if fits && let Some(found) = self.reserve_in(block, class, count, parity, random) {
-                return Ok(found);
-            }
-        }
-        let address = match address {
-            Some(address) => address,
-            None => self.pools.any_open(pool, random).ok_or(PortError::Exhausted)?,
-        };
-        let state = self.pools.state(pool).ok_or(PortError::UnknownAddress)?;
-        let taken = self.blocks.taken(address).ok_or(PortError::UnknownAddress)?;
-        let number = state.geometry.choose(taken, random).ok_or(PortError::Exhausted)?;
-        let block = self.take_block(NONE, address, number).ok_or(PortError::Room)?;
-        if self.shared.len() == SHARED {
-            self.shared.remove(0);
-        }
-        self.shared.push(block);
-        let found = self.reserve_in(block, class, count, parity, random);
-        if found.is_none() {
-            self.block_idle(block);
-        }
-        found.ok_or(PortError::Exhausted)
-    }
-
-    /// Takes a row of free ports in a block, from a random place on.
-    fn reserve_in(
-        &mut self,
-        block: u32,
-        class: Class,
-        count: u8,
-        parity: Parity,
-        random: u64,
-    ) -> Option<([u8; 4], u16)> {
-        let record = *self.blocks.record(block)?;
-        let pool = self.pools.pool_of(record.address)?;
-        let geometry = &self.pools.state(pool)?.geometry;
-        let free = |word: u16| {
-            let inside = (record.first_word..record.first_word + record.words).contains(&word);
-            if inside { geometry.eligible(word) & !self.units.used(record.address, class, word) } else { 0 }
-        };
-        let port_of = |word: u16| super::port_of(word, self.worker, self.workers);
-        let wanted = match parity {
-            Parity::EVEN => EVEN,
-            Parity::ODD => !EVEN,
-            _ => u64::MAX,
-        };
-        for step in 0..record.words {
-            let word = record.first_word + (random as u16 % record.words + step) % record.words;
-            let port = port_of(word)?;
-            // What follows in the worker's count follows in truth unless another worker's ports lie between.
-            let joined = port.checked_add(64).is_some_and(|next| port_of(word + 1) == Some(next));
-            let mut row = u128::from(free(word)) | u128::from(if joined { free(word + 1) } else { 0 }) << 64;
-            let (mut have, count) = (1, u32::from(count.max(1)));
-            while have < count {
-                let more = have.min(count - have);
-                row &= row >> more;
-                have += more;
-            }
-            let starts = row as u64 & wanted;
-            if starts == 0 {
-                continue;
-            }
-            let turn = (random >> 32) as u32 % 64;
-            let bit = (starts.rotate_right(turn).trailing_zeros() + turn) % 64;
-            let (external, first) = (self.pools.external(record.address)?, port + bit as u16);
-            for at in bit..bit + count {
-                let (word, bit) = (word + (at / 64) as u16, at % 64);
-                if self.take_bit(block, class, word, bit, Entry::Held).is_err() {
-                    // No room for a unit: give back what there is.
-                    for done in first..port + at as u16 {
-                        self.release_from_nobody(external, class, done);
-                    }
-                    return None;
-                }
-                self.tally.reserved += 1;
-            }
-            return Some((external, first));
-        }
-        None
-    }
-
     /// Prepares for the pools of a new policy. What lies on addresses that stay, in pools that are cut as before,
     /// stays as it is. Returns whether anything else was in use: [`Ports::put_back`] is for what it was used for.
     pub(crate) fn set_pools(&mut self, policy: &Policy) -> bool {
@@ -437,7 +301,6 @@ impl Ports {
         let held = self.units.drop_words(units, record.address, words);
         self.tally.reserved -= u64::from(held);
         self.blocks.forget(at);
-        self.shared.retain(|shared| *shared != at);
         if let Some(subscriber) = self.subscribers.record_mut(record.subscriber) {
             subscriber.blocks -= 1;
             self.tally.released += 1;

@@ -1,7 +1,7 @@
 //! Pools and their addresses, numbered; which of the addresses have blocks left.
 
 use super::blocks::Blocks;
-use super::geometry::Geometry;
+use super::geometry::{BLOCK_WORDS, Geometry};
 use crate::keyed::Keyed;
 use core::hash::BuildHasher;
 use turnpike_abi::flow::NONE;
@@ -38,13 +38,15 @@ impl PoolState {
             .then_some((self.base + place.address, place.range))
     }
 
-    /// The address of a new subscriber: the computed one, the one its own address chooses, or any that has a block.
+    /// The address of a new subscriber: the computed one, the one its own address chooses, or any that has a block of
+    /// those that fit.
     pub(super) fn address_for(
         &self,
         inside: [u8; 4],
         blocks: &Blocks,
         keyed: Keyed,
         random: u64,
+        fitting: &[u64; BLOCK_WORDS],
     ) -> Option<u32> {
         if let Some(plan) = &self.geometry.plan
             && let Some(place) = plan.forward(inside)
@@ -53,11 +55,16 @@ impl PoolState {
         }
         let hash = keyed.hash_one(inside);
         let preferred = self.base + hash.checked_rem(self.size.into())? as u32;
-        let taken = blocks.taken(preferred)?;
-        if self.geometry.choose(taken, 0).is_some() {
-            return Some(preferred);
-        }
-        self.open.get((random % self.open.len().max(1) as u64) as usize).copied()
+        let has = |address| {
+            blocks.taken(address).is_some_and(|taken| self.geometry.choose(taken, fitting, 0).is_some())
+        };
+        if has(preferred) { Some(preferred) } else { self.any_open(random, has) }
+    }
+
+    /// Any address that has a block on offer, if it is as it has to be.
+    pub(super) fn any_open(&self, random: u64, is: impl Fn(u32) -> bool) -> Option<u32> {
+        let (before, from) = self.open.split_at_checked((random % self.open.len().max(1) as u64) as usize)?;
+        from.iter().chain(before).copied().find(|&address| is(address))
     }
 }
 
@@ -155,12 +162,6 @@ impl Pools {
     /// The pool of an address.
     pub(super) fn of_address(&self, address: u32) -> Option<&PoolState> {
         self.state(self.pool_of(address)?)
-    }
-
-    /// Any address of a pool that has a block on offer.
-    pub(super) fn any_open(&self, pool: PoolId, random: u64) -> Option<u32> {
-        let open = &self.state(pool)?.open;
-        open.get((random % open.len().max(1) as u64) as usize).copied()
     }
 
     /// Notes that a block was taken.

@@ -199,8 +199,6 @@ impl Ports {
             subscriber.blocks -= 1;
             self.tally.released += 1;
             self.subscribers.forget_if_done(record.subscriber);
-        } else {
-            self.shared.retain(|shared| *shared != block);
         }
     }
 

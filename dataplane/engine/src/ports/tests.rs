@@ -95,13 +95,24 @@ fn assert_sound(ports: &Ports) {
             assert_eq!(ports.blocks.record(at).unwrap().address, subscriber.address, "paired");
         }
     }
-    blocks_of.remove(&NONE);
+    let nobodys = blocks_of.remove(&NONE).unwrap_or_default();
+    for class in Class::ALL {
+        let mut listed = Vec::new();
+        let mut at = ports.blocks.nobodys(class);
+        while at != NONE {
+            listed.push(at);
+            at = ports.blocks.next(at, class);
+        }
+        listed.sort_unstable();
+        let free = |at: &u32| ports.blocks.record(*at).unwrap().free[class as usize] > 0;
+        assert_eq!(listed, nobodys.iter().copied().filter(free).collect::<Vec<_>>(), "nobody's open blocks");
+    }
     assert!(blocks_of.is_empty(), "blocks of subscribers that are gone: {blocks_of:?}");
     let offered = ports.pools.state(POOL).unwrap().geometry.offered;
     let mut open: BTreeSet<u32> = (0..ports.pools.len() as u32).collect();
     open.retain(|address| taken.get(address).copied().unwrap_or(0) < offered);
     for random in 0..8 {
-        let any = ports.pools.any_open(POOL, random);
+        let any = ports.pools.state(POOL).unwrap().any_open(random, |_| true);
         assert!(any.map_or(open.is_empty(), |any| open.contains(&any)));
     }
 }
@@ -168,6 +179,7 @@ proptest! {
             }
         }
         assert_sound(&ports);
+        prop_assert_eq!(row_left(&ports, host.then_some(1), (count, Parity(parity))), None, "refused");
         // A row of one is there as long as a port is.
         if count == 1 && parity == 0 && !host {
             let all = (1024u16..=9000).filter(|&port| steering::owner_of_port(port, workers) == WorkerId(0));
@@ -178,6 +190,104 @@ proptest! {
         }
         assert_sound(&ports);
         prop_assert_eq!(ports.tally.reserved, 0);
+    }
+}
+
+/// Where a row of UDP ports is that a reservation, for a host or for nobody, may have: the first of it.
+fn row_left(ports: &Ports, host: Option<u8>, (count, parity): (u8, Parity)) -> Option<(u32, u16)> {
+    let known = host.and_then(|host| ports.subscriber_of([10, 0, 0, host], POOL));
+    let mine =
+        known.and_then(|number| ports.subscriber(number)).map(|it| it.address).filter(|at| *at != NONE);
+    let geometry = &ports.pools.state(POOL).unwrap().geometry;
+    for address in (0..ports.pools.len() as u32).filter(|at| mine.is_none_or(|mine| mine == *at)) {
+        let mut free: BTreeMap<u16, BTreeSet<u16>> = BTreeMap::new();
+        for word in 0..words_of(ports.worker, ports.workers) {
+            let number = geometry.block_of(word);
+            let owner =
+                ports.blocks.find(address, number).map(|at| ports.blocks.record(at).unwrap().subscriber);
+            let own = owner.is_some() && owner == known;
+            if !own && (!geometry.on_offer(number) || owner.is_some_and(|owner| owner != NONE)) {
+                continue;
+            }
+            let left = geometry.eligible(word) & !ports.units.used(address, Class::Udp, word);
+            let first = port_of(word, ports.worker, ports.workers).unwrap();
+            let bits = (0..64u16).filter(|bit| left >> bit & 1 == 1);
+            free.entry(number).or_default().extend(bits.map(|bit| first + bit));
+        }
+        for of_block in free.values() {
+            let starts = of_block.iter().copied().find(|&first| {
+                let right = match parity {
+                    Parity::EVEN => first % 2 == 0,
+                    Parity::ODD => first % 2 == 1,
+                    _ => true,
+                };
+                right
+                    && (0..u16::from(count))
+                        .all(|at| first.checked_add(at).is_some_and(|it| of_block.contains(&it)))
+            });
+            if let Some(first) = starts {
+                return Some((address, first));
+            }
+        }
+    }
+    None
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Rows of 64, 32, 16, 8, 4 and 2 ports, as many of each as may be, fill all that is not a subscriber's; what is given
+    /// back can be had again, however many blocks it lies in.
+    #[test]
+    fn rows_fill_all_blocks_that_no_subscriber_has(
+        first in 16u16..200, words in 1u16..200, workers in 1u8..4, shift in 6u32..=12, addresses in 1u32..3,
+        hosts in 0u8..4, most in prop::collection::vec(0usize..20, 6), even in any::<bool>(), seed in any::<u64>(),
+    ) {
+        let mut ports = ports(0, workers);
+        set(&mut ports, record(first * 64, (first + words) * 64 - 1, 1 << shift), addresses);
+        let mut random = Random(seed);
+        for host in 0..hosts {
+            // There may be no block for all of them.
+            let _ = ports.take(&wanted(host, Class::Udp, random.next()), Entry::Bound(9));
+        }
+        let mut held = BTreeSet::new();
+        let parity = if even { Parity::EVEN } else { Parity::ANY };
+        let mut row = |ports: &mut Ports, count| {
+            let got = ports.reserve(POOL, None, None, (Class::Udp, count, parity), random.next());
+            got.inspect(|&(external, first)| {
+                held.extend((first..first + u16::from(count)).map(|port| (external, port)));
+            })
+        };
+        for (count, most) in [64, 32, 16, 8, 4, 2].into_iter().zip(most) {
+            for _ in 0..most {
+                if row(&mut ports, count).is_err() {
+                    break;
+                }
+            }
+        }
+        while row(&mut ports, 2).is_ok() {}
+        assert_sound(&ports);
+        prop_assert_eq!(row_left(&ports, None, (1, Parity::ANY)), None, "free, and nobody's");
+        let of_subscribers: u32 = (0..hosts)
+            .filter_map(|host| ports.subscriber_of([10, 0, 0, host], POOL))
+            .flat_map(|number| ports.blocks.numbers().map(move |at| (number, at)))
+            .filter_map(|(number, at)| ports.blocks.record(at).filter(|block| block.subscriber == number))
+            .map(|block| u32::from(ports.pools.state(POOL).unwrap().geometry.capacity(block.number)))
+            .sum();
+        let mine = (first * 64..(first + words) * 64)
+            .filter(|&port| steering::owner_of_port(port, workers) == WorkerId(0)).count() as u32;
+        prop_assert_eq!(held.len() as u32, mine * addresses - of_subscribers, "all of it");
+        // A pair here and there is given back, and had again.
+        let pairs: Vec<_> = held.iter().copied().filter(|(_, port)| port % 22 == 0).collect();
+        for (external, port) in &pairs {
+            ports.release_from_nobody(*external, Class::Udp, *port);
+            ports.release_from_nobody(*external, Class::Udp, port + 1);
+        }
+        for _ in &pairs {
+            prop_assert!(ports.reserve(POOL, None, None, (Class::Udp, 2, parity), random.next()).is_ok());
+        }
+        prop_assert_eq!(row_left(&ports, None, (1, Parity::ANY)), None);
+        assert_sound(&ports);
     }
 }
 
@@ -251,7 +361,8 @@ proptest! {
                                 let address = mine.map(|mine| mine.address).filter(|at| *at != NONE);
                                 for at in 0..addresses {
                                     if address.is_none_or(|address| address == at) {
-                                        prop_assert_eq!(geometry.choose(ports.blocks.taken(at).unwrap(), 3), None);
+                                        let taken = ports.blocks.taken(at).unwrap();
+                                        prop_assert_eq!(geometry.choose(taken, &geometry.fitting(None), 3), None);
                                     }
                                 }
                             }
@@ -290,11 +401,17 @@ proptest! {
                 Step::Reserve(host, count, random) => {
                     let inside = host.map(|host| [10, 0, 0, host]);
                     let what = (Class::Udp, count, Parity::ANY);
-                    if let Ok((external, first)) = ports.reserve(POOL, inside, None, what, random) {
-                        for port in first..first + u16::from(count) {
-                            prop_assert!(!used.contains_key(&(external, 1, port)));
+                    match ports.reserve(POOL, inside, None, what, random) {
+                        Ok((external, first)) => {
+                            for port in first..first + u16::from(count) {
+                                prop_assert!(!used.contains_key(&(external, 1, port)));
+                            }
+                            rows.push((external, first, count));
                         }
-                        rows.push((external, first, count));
+                        Err(why) => {
+                            prop_assert_eq!(why, PortError::Exhausted);
+                            prop_assert_eq!(row_left(&ports, host, (count, Parity::ANY)), None, "refused");
+                        }
                     }
                 }
                 Step::Unreserve(at) => {
