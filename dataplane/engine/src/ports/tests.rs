@@ -291,6 +291,27 @@ proptest! {
     }
 }
 
+/// The one pair that is left is found behind a hundred blocks that have a single port left each.
+#[test]
+fn no_block_of_nobodys_is_forgotten() {
+    let mut ports = ports(0, 1);
+    set(&mut ports, record(1024, 1024 + 101 * 64 - 1, 64), 1);
+    let pair =
+        |ports: &mut Ports, random| ports.reserve(POOL, None, None, (Class::Udp, 2, Parity::ANY), random);
+    let mut random = Random(5);
+    while pair(&mut ports, random.next()).is_ok() {}
+    let external = FIRST.to_be_bytes();
+    for port in [1030, 1031] {
+        ports.release_from_nobody(external, Class::Udp, port);
+    }
+    for block in 1..=100 {
+        ports.release_from_nobody(external, Class::Udp, 1024 + 64 * block);
+    }
+    assert_eq!(pair(&mut ports, 9), Ok((external, 1030)));
+    assert_eq!(pair(&mut ports, 9), Err(PortError::Exhausted));
+    assert_sound(&ports);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Take(u8, u8, u64),
