@@ -11,7 +11,7 @@ use turnpike_abi::flow::NONE;
 
 /// Nobody's blocks that are searched for a row before another is taken, and if there is no other to take.
 const FEW: usize = 64;
-const MOST: usize = 1 << 14;
+const MOST: usize = 1 << 10;
 
 /// What a row has to be like.
 #[derive(Clone, Copy, Debug)]

@@ -658,7 +658,7 @@ fn whoever_finds_no_room_has_nothing() {
     for random in 0..40 {
         // Behind the one that is held: in its word and in the next, which finds no room.
         let row = ports.reserve(POOL, None, None, (Class::Udp, 64, Parity::ANY), random << 34);
-        assert_eq!(row, Err(PortError::Exhausted));
+        assert_eq!(row, Err(PortError::Room));
         assert_eq!(ports.entry(external, Class::Udp, held), Entry::Held);
         assert_eq!(ports.tally.reserved, 4);
         assert_sound(&ports);
