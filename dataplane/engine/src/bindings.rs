@@ -432,11 +432,14 @@ impl Bindings {
         let Some(class) = Class::of(class_of(protocol)) else {
             return self.portless.get(&ExternalKey { address, port: 0, protocol }).copied();
         };
+        if steering::owner_of_port(port, self.workers) != self.worker {
+            // Of a block that leased it to this worker: rare, and here alone there is something to search. At its place
+            // among this worker's own ports stands another one.
+            return self.portless.get(&ExternalKey { address, port, protocol }).copied();
+        }
         match self.ports.entry(address.to_v4()?, class, port) {
             Entry::Bound(binding) => Some(binding),
-            _ if steering::owner_of_port(port, self.workers) == self.worker => None,
-            // Of a block that leased it to this worker: rare, and here alone there is something to search.
-            _ => self.portless.get(&ExternalKey { address, port, protocol }).copied(),
+            _ => None,
         }
     }
 
@@ -446,6 +449,9 @@ impl Bindings {
             let key = ExternalKey { address, port: 0, protocol };
             return self.leases.get(&key).map(|(worker, _)| *worker);
         };
+        if steering::owner_of_port(port, self.workers) != self.worker {
+            return None;
+        }
         match self.ports.entry(address.to_v4()?, class, port) {
             Entry::Leased(worker) => Some(worker),
             _ => None,
