@@ -171,8 +171,13 @@ fn reservation_of(entry: &Entry, pool: PoolId, own: bool) -> PortsReserve {
             PortParity::Even => Parity::EVEN,
             PortParity::Odd => Parity::ODD,
         },
-        reserved: 0,
+        again: u8::from(has_its_end(entry)),
     }
+}
+
+/// Whether the outside end was promised already: the workers may have freed it since, but it is this rule's.
+pub(crate) fn has_its_end(entry: &Entry) -> bool {
+    entry.granted && entry.rule.outside.is_some()
 }
 
 fn pinhole_of(entry: &Entry, pool: Option<PoolId>, leased: bool) -> PinholeAdd {
@@ -198,6 +203,7 @@ fn pinhole_of(entry: &Entry, pool: Option<PoolId>, leased: bool) -> PinholeAdd {
         (rule.behaviour.lock == Lock::Address, PinholeAdd::LOCK_ADDRESS),
         (rule.behaviour.lock == Lock::AddressAndPort, PinholeAdd::LOCK_ENDPOINT),
         (rule.behaviour.close_on_fin, PinholeAdd::CLOSE_ON_END),
+        (pool.is_some() && has_its_end(entry), PinholeAdd::AGAIN),
     ] {
         flags |= if on { flag } else { 0 };
     }

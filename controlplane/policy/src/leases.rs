@@ -1,6 +1,7 @@
 //! Ports that lie in another worker's block: leased for a rule before it is installed, given back when no rule needs
 //! them and nothing passes through them.
 
+use crate::command::has_its_end;
 use crate::effect::{Command, Token};
 use crate::engine::Engine;
 use crate::refusal::Refusal;
@@ -81,7 +82,7 @@ impl Engine {
             protocol: rule.protocol.0,
             owner,
             ports: Self::ports(rule),
-            reserved: 0,
+            again: u8::from(has_its_end(entry)),
         };
         Ok((lessor != owner).then_some((lessor, lease)))
     }

@@ -189,8 +189,11 @@ impl PinholeAdd {
     pub const EVEN: u16 = 256;
     /// Odd.
     pub const ODD: u16 = 512;
+    /// It had these external ports before: that they were freed a moment ago and are held back (RFC 6888 REQ-8) is no
+    /// reason to refuse it.
+    pub const AGAIN: u16 = 1024;
     /// All of them.
-    pub const FLAGS: u16 = 1023;
+    pub const FLAGS: u16 = 2047;
     /// Remote ends that may try for a locking hole at the same time.
     pub const CANDIDATES: u16 = 8;
     /// Most pinholes of one inside endpoint.
@@ -231,8 +234,8 @@ pub struct PortsReserve {
     pub ports: u8,
     /// Of the lowest port, if the worker chooses.
     pub parity: Parity,
-    /// Zero.
-    pub reserved: u8,
+    /// 1: as [`PinholeAdd::AGAIN`]; 0 otherwise.
+    pub again: u8,
 }
 
 /// Parity of a port.
@@ -277,8 +280,8 @@ pub struct PortLease {
     pub owner: WorkerId,
     /// Consecutive ports, 1 to [`MAX_RANGE`]; 0 counts as 1.
     pub ports: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// 1: as [`PinholeAdd::AGAIN`]; 0 otherwise.
+    pub again: u8,
 }
 
 /// Asks the worker that owns `inside` what an inside end has; [`crate::event::Seen`] comes back. Changes nothing.

@@ -68,7 +68,7 @@ impl<B: Buffer> Worker<B> {
                     Err(result) => result,
                 }
             }
-            Kind::PORT_LEASE => self.port_lease(tables, &slot.body())?,
+            Kind::PORT_LEASE => self.port_lease(tables, now, &slot.body())?,
             Kind::PORT_RELEASE => {
                 let lease: PortLease = slot.body();
                 self.bindings.ports.at(now);
@@ -201,7 +201,8 @@ impl<B: Buffer> Worker<B> {
         let protocol = matches!(class_of(wanted.protocol), ProtocolClass::Tcp | ProtocolClass::Udp);
         let parity = matches!(wanted.parity, Parity::ANY | Parity::EVEN | Parity::ODD);
         let somebody = !wanted.inside.is_unspecified();
-        if wanted.id == 0 || !protocol || !parity || !(1..=MAX_RANGE).contains(&wanted.ports) {
+        let sound = wanted.id != 0 && wanted.again <= 1 && (1..=MAX_RANGE).contains(&wanted.ports);
+        if !sound || !protocol || !parity {
             return Err(Violation("malformed reservation"));
         }
         if somebody && !wanted.inside.is_v4() {
@@ -218,8 +219,9 @@ impl<B: Buffer> Worker<B> {
         })
     }
 
-    fn port_lease(&mut self, tables: Option<&Tables>, lease: &PortLease) -> Answer {
-        if lease.owner.0 >= self.workers || lease.owner == self.id || lease.ports > MAX_RANGE {
+    fn port_lease(&mut self, tables: Option<&Tables>, now: Time, lease: &PortLease) -> Answer {
+        let whose = lease.owner.0 < self.workers && lease.owner != self.id;
+        if !whose || lease.ports > MAX_RANGE || lease.again > 1 {
             return Err(Violation("malformed port lease"));
         }
         let ports = u16::from(lease.ports.max(1));
@@ -235,6 +237,7 @@ impl<B: Buffer> Worker<B> {
             return Err(Violation("port lease for a protocol without ports"));
         }
         let Some(tables) = tables else { return Ok(AckResult::NO_POLICY) };
+        self.bindings.ports.at(now);
         Ok(match self.bindings.lease_port(&tables.policy, lease) {
             Ok(()) => AckResult::OK,
             Err(result) => result,

@@ -113,6 +113,10 @@ impl Bindings {
             }
             (None, _) => return Err(AckResult::NOT_IN_POOL),
             (Some(external), first) => {
+                if wanted.again == 1 {
+                    self.end_leases(wanted, first);
+                    self.ports.reclaim(external, class, (first, wanted.ports));
+                }
                 self.take_row(inside, external, class, (first, wanted.ports), Entry::Held)?;
                 (external, first)
             }
@@ -128,6 +132,17 @@ impl Bindings {
         };
         self.reservations.insert(wanted.id, held);
         Ok((Address::v4(external), port))
+    }
+
+    /// What a rule had leased while it was to be enabled is a reservation again.
+    fn end_leases(&mut self, wanted: &PortsReserve, first: u16) {
+        for port in first..=first.saturating_add(u16::from(wanted.ports) - 1) {
+            let key = ExternalKey { address: wanted.external, port, protocol: wanted.protocol };
+            let ends = (wanted.external.to_v4(), Class::of(class_of(wanted.protocol)));
+            if let (Some(_), (Some(external), Some(class))) = (self.leases.remove(&key), ends) {
+                self.ports.release_from_nobody(external, class, port);
+            }
+        }
     }
 
     /// Takes certain ports in a row for nobody: all of them or none.
@@ -227,6 +242,9 @@ impl Bindings {
             }
             Some(class) => {
                 let entry = Entry::Leased(lease.owner);
+                if lease.again == 1 {
+                    self.ports.reclaim(external, class, (lease.external_port, ports));
+                }
                 // Some of them may be another rule's of the same inside end, which go on being so.
                 let had = |leases: &Slots<_, _>, key: &_| leases.get(key) == Some(&(lease.owner, lease.pool));
                 for key in keys.clone() {

@@ -377,6 +377,11 @@ impl Bindings {
             return Ok(plan);
         }
         let named = self.named(policy, wanted, &plan)?;
+        if let (Some((external, port)), Some(class), false) = (named, class, reserved || leased)
+            && wanted.flags & PinholeAdd::AGAIN != 0
+        {
+            self.ports.reclaim(external, class, (port, wanted.ports));
+        }
         plan.external = named.or(existing);
         if let (Some(named), Some(existing)) = (named, existing) {
             let same_port = named.1 == existing.1;

@@ -3,14 +3,18 @@
 
 use super::geometry::place_of;
 use super::pools::Pools;
-use super::quarantine::{STRIDE, chain, unchain};
+use super::quarantine::{Chain, STRIDE, chain, unchain};
 use super::units::END;
 use super::{Class, Entry, PortError, Ports, Subscriber, Taken, Wanted};
 use crate::policy::Policy;
 use turnpike_abi::PoolId;
 use turnpike_abi::command::Kind;
 use turnpike_abi::flow::NONE;
+use turnpike_abi::steering::owner_of_port;
 use turnpike_abi::table::PoolRecord;
+
+/// Freed ports that are looked at to find one that is wanted back.
+const RECLAIMED: u32 = 4096;
 
 impl Ports {
     /// Takes a certain port for a subscriber. It may lie in anybody's block, but not in another's computed range; a
@@ -72,6 +76,53 @@ impl Ports {
         self.put(NONE, external, class, port, entry)?;
         self.tally.reserved += 1;
         Ok(())
+    }
+
+    /// Lets freed ports of this worker go before their time, for the rule that they were freed from: after a restart of
+    /// the control plane in the middle of a change, what the journal has holds (RFC 6888 REQ-8 is for others). Those
+    /// freed last are looked at first, and no more than some: what is not found stays held back.
+    pub(crate) fn reclaim(&mut self, external: [u8; 4], class: Class, (first, ports): (u16, u8)) {
+        for port in first..=first.saturating_add(u16::from(ports.max(1)) - 1) {
+            if owner_of_port(port, self.workers) == self.worker
+                && self.entry(external, class, port) == Entry::Cooling
+            {
+                self.reclaim_one(external, class, port);
+            }
+        }
+    }
+
+    fn reclaim_one(&mut self, external: [u8; 4], class: Class, port: u16) {
+        let Some((address, _)) = self.address(external) else { return };
+        let (word, bit) = place_of(port, self.workers);
+        let Some(unit) = self.units.find(address, class, word) else { return };
+        let (slot, now_s) = (unit * 64 + bit, self.now_s());
+        let mut left = RECLAIMED;
+        for due_s in (now_s..=now_s + u32::from(PoolRecord::MAX_QUARANTINE) + 1).rev() {
+            // The last ones passed, the last of them first; and those that come.
+            let (mut passed, mut coming) = ([END; STRIDE], *self.quarantine.port_chain(due_s));
+            let mut place = 0;
+            while coming[0] != END && left > 0 {
+                let at = coming[0];
+                unchain(&mut coming, self.units.chained(at));
+                if at == slot {
+                    return self.unhold(slot, due_s, place, (passed, coming));
+                }
+                chain(&mut passed, at);
+                (place, left) = (place + 1, left - 1);
+            }
+        }
+    }
+
+    /// Takes a port out of its place in the chain of a second, before and after which others are: those before lead to
+    /// the next but one now.
+    fn unhold(&mut self, slot: u32, due_s: u32, place: usize, (passed, coming): (Chain, Chain)) {
+        for (&before, &after) in passed.iter().rev().zip(&coming).filter(|(before, _)| **before != END) {
+            self.units.chain(before, after);
+        }
+        let first = self.quarantine.port_chain(due_s);
+        first.iter_mut().skip(place).zip(coming).for_each(|(at, next)| *at = next);
+        self.quarantine.lose(1);
+        self.free_slot(slot);
     }
 
     /// Gives a port back that [`Ports::take_for_nobody`] or [`Ports::reserve`] took.

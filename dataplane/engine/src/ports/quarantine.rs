@@ -68,6 +68,11 @@ impl Quarantine {
         self.ports.get(self.at(self.second)).copied().unwrap_or([END; STRIDE])
     }
 
+    /// The ports that come first in a second's chain.
+    pub(super) fn port_chain(&mut self, due_s: u32) -> &mut Chain {
+        &mut self.ports[self.at(due_s)]
+    }
+
     /// Head of the chain of blocks for a second.
     pub(super) fn block_chain(&mut self, due_s: u32) -> &mut u32 {
         &mut self.blocks[self.at(due_s)]

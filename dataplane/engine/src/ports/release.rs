@@ -107,7 +107,7 @@ impl Ports {
     }
 
     /// Makes a port free at once.
-    fn free_slot(&mut self, slot: u32) {
+    pub(super) fn free_slot(&mut self, slot: u32) {
         let Some(unit) = self.units.unit(slot) else { return };
         let (block, word, class, bit) = (unit.block, unit.word, unit.class, slot % 64);
         let (Some(class), Some(record)) = (Class::of_index(class), self.blocks.record(block)) else { return };
