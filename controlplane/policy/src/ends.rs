@@ -151,8 +151,15 @@ impl Engine {
         let (session, left) = (by.session, ids.len());
         let batch = Batch { left, transaction, session, owner, event, failed: false };
         self.batches.insert(number, batch);
-        for id in ids {
-            self.leave(id, Ended::Deleted, Some(by.agent.clone()), Some(number), now);
+        for &id in &ids {
+            self.mark_leaving(id, Ended::Deleted, Some(by.agent.clone()), Some(number));
+        }
+        // No intermediate state is stable (RFC 5189 2.1.4): the journal forgets them at once, but for those that something
+        // else is still under way with.
+        let (now_due, later): (Vec<_>, Vec<_>) = ids.into_iter().partition(|id| self.is_due_to_leave(*id));
+        self.forget(now_due, now);
+        for id in later {
+            self.leave_if_due(id, now);
         }
     }
 
@@ -237,27 +244,45 @@ impl Engine {
     }
 
     fn leave(&mut self, id: RuleId, why: Ended, by: Option<Agent>, batch: Option<u64>, now: Time) {
+        self.mark_leaving(id, why, by, batch);
+        self.leave_if_due(id, now);
+    }
+
+    fn mark_leaving(&mut self, id: RuleId, why: Ended, by: Option<Agent>, batch: Option<u64>) {
         if let Some(entry) = self.entries.get_mut(&id) {
             if entry.leaving.is_none() {
                 entry.leaving = Some(Box::new(Leaving { why, by, batch }));
             }
             self.schedule(id);
-            self.leave_if_due(id, now);
         }
+    }
+
+    fn is_due_to_leave(&self, id: RuleId) -> bool {
+        let entry = self.entries.get(&id);
+        entry.is_some_and(|entry| entry.leaving.is_some() && entry.asked.is_none() && entry.settled())
     }
 
     /// Lets a rule go that has to, once nothing else is under way with it.
     pub(crate) fn leave_if_due(&mut self, id: RuleId, now: Time) {
-        let Some(entry) = self.entries.get(&id) else { return };
-        if entry.leaving.is_none() || entry.asked.is_some() || !entry.settled() {
+        if self.is_due_to_leave(id) {
+            self.forget(vec![id], now);
+        }
+    }
+
+    /// Takes rules from the journal, all or none, and each from the workers.
+    fn forget(&mut self, ids: Vec<RuleId>, now: Time) {
+        if ids.is_empty() {
             return;
         }
-        let ending = entry.rule.ending;
-        let ticket = Some(self.note(vec![Note::Forget(id)], After::Forget(id)));
-        let removal = self.removal(id, ending);
-        let token = removal.map(|(worker, command)| self.tell(id, worker, command));
-        self.set(id, Stage::Ending { ticket, token });
-        self.end_if_done(id, now);
+        let notes = ids.iter().map(|&id| Note::Forget(id)).collect();
+        let ticket = Some(self.note(notes, After::Forget(ids.clone())));
+        for id in ids {
+            let Some(ending) = self.entries.get(&id).map(|entry| entry.rule.ending) else { continue };
+            let removal = self.removal(id, ending);
+            let token = removal.map(|(worker, command)| self.tell(id, worker, command));
+            self.set(id, Stage::Ending { ticket, token });
+            self.end_if_done(id, now);
+        }
     }
 
     /// The journal has forgotten a rule.

@@ -246,8 +246,8 @@ pub(crate) enum After {
     Grant(RuleId),
     /// The lifetimes of rules are changed; their former ends, should it fail.
     Change(Box<Change>),
-    /// The rule is forgotten.
-    Forget(RuleId),
+    /// The rules are forgotten, all or none of them.
+    Forget(Vec<RuleId>),
     /// Nothing: nobody waits for what the journal is told of these rules. Told again, should it fail.
     Told(Vec<RuleId>),
     /// Nothing: identities were noted ahead. Again before the next one, should it fail.
@@ -342,9 +342,11 @@ impl Engine {
                 self.next_turn(id, now);
             }
             Some(After::Change(change)) => self.changed(*change, now),
-            Some(After::Forget(id)) => {
-                self.forgotten(id, now);
-                self.next_turn(id, now);
+            Some(After::Forget(ids)) => {
+                for id in ids {
+                    self.forgotten(id, now);
+                    self.next_turn(id, now);
+                }
             }
             Some(After::Told(_) | After::Ids) | None => {}
         }
@@ -363,12 +365,14 @@ impl Engine {
             }
             Some(After::Change(change)) => self.not_changed(ticket, *change, now),
             // Better gone now and back after a crash than here against its owner's word.
-            Some(After::Forget(id)) => {
-                if let Some(batch) = self.batch_of(id) {
-                    batch.failed = true;
+            Some(After::Forget(ids)) => {
+                for id in ids {
+                    if let Some(batch) = self.batch_of(id) {
+                        batch.failed = true;
+                    }
+                    self.forgotten(id, now);
+                    self.next_turn(id, now);
                 }
-                self.forgotten(id, now);
-                self.next_turn(id, now);
             }
             Some(After::Told(rules)) => self.not_told(rules, now),
             Some(After::Ids) => self.forget_noted_ids(),

@@ -341,6 +341,22 @@ fn a_grp_02_a_groups_lifetime_is_that_of_all_members_and_others_hear_once() {
     assert!(world.workers.pinholes.is_empty() && world.disk.is_empty());
 }
 
+/// RFC 5189 2.1.4: no intermediate state of a group's deletion is stable, whenever the control plane is killed.
+#[test]
+fn a_grp_02_a_group_is_forgotten_at_once_or_not_at_all() {
+    let mut world = World::new();
+    let (_, group, _) = world.enable("a", udp("10.0.0.1", 1)).unwrap();
+    world.reserve("a", prr(None, 2)).unwrap();
+    for port in 2..5 {
+        world.enable("a", Enable { group: Some(group), ..udp("10.0.0.1", port) }).unwrap();
+    }
+    world.slow_disk = Some(std::collections::VecDeque::new());
+    let by = world.by("a");
+    world.submit(&by, Request::GroupLifetime { group, lifetime: Lifetime(0) });
+    let notes: Vec<_> = world.slow_disk.iter().flatten().map(|(_, notes)| notes.len()).collect();
+    assert_eq!(notes, [4], "the members in one note, and nothing else");
+}
+
 #[test]
 fn a_cnf_01_the_mandatory_transactions_are_offered_to_every_agent_with_its_rights() {
     let mut world = World::new();
