@@ -4,7 +4,6 @@
 
 mod load;
 mod site;
-mod worker;
 
 use crate::machine;
 use crate::options::{count, short};
@@ -17,11 +16,14 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tokio::task::{LocalSet, yield_now};
-use worker::{Counts, Dataplane};
+use turnpike_sim::attached::{Counts, Dataplane};
+use turnpike_sim::packets::Build;
 
 /// The dataplane, which is served without pause.
 type Shared = Rc<RefCell<Dataplane>>;
 
+/// The remote end that uses the pinholes.
+const REMOTE: &str = "198.51.100.1";
 /// Pinholes whose flows are watched over a restart.
 const WATCHED: usize = 1000;
 /// For anything that should end.
@@ -90,7 +92,7 @@ struct Bench<'a> {
 impl<'a> Bench<'a> {
     fn new(options: &'a Options, site: Site, report: &Report) -> Result<Self, String> {
         report.note("midcom: the worker's tables");
-        let dataplane = Dataplane::new(&site.path("dataplane.sock"), room(options))?;
+        let dataplane = Dataplane::new(&site.path("dataplane.sock"), 1, room(options))?;
         Ok(Self { options, site, dataplane: Rc::new(RefCell::new(dataplane)), next: Rc::default() })
     }
 
@@ -267,7 +269,7 @@ impl<'a> Bench<'a> {
             report.note(&format!("midcom: restart, the workers {name}"));
             process.kill();
             if !kept {
-                self.dataplane.borrow_mut().restart(&self.site.path("dataplane.sock"), room(self.options))?;
+                self.dataplane.borrow_mut().restart()?;
             }
             self.dataplane.borrow_mut().counts = Counts::default();
             let began = Instant::now();
@@ -306,12 +308,19 @@ impl<'a> Bench<'a> {
         while !stop.get() {
             if let Some(&outside) = ends.next() {
                 sent += 1;
-                lost += u64::from(!self.dataplane.borrow_mut().passes(outside));
+                lost += u64::from(!passes(&self.dataplane, outside));
             }
             yield_now().await;
         }
         (sent, lost)
     }
+}
+
+/// Hands the engine a packet of the remote end for an outside end, and says whether it came out inside.
+fn passes(dataplane: &Shared, outside: SocketAddrV4) -> bool {
+    let to = outside.ip().to_string();
+    let packet = Build::udp((REMOTE, 5060), (&to, outside.port()), b"first");
+    dataplane.borrow_mut().passes(&packet).is_some()
 }
 
 /// Bindings of the worker: the rules', and those of the rate before them.

@@ -48,7 +48,7 @@ pub async fn connect(site: &Site, agents: usize, pipelining: usize) -> Result<Ve
 pub fn request(number: u32) -> Enable {
     let host = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 0, 0, 1)) + number / EACH);
     let port = 5000 + 2 * (number % EACH) as u16;
-    let remote: Ipv4Addr = super::worker::REMOTE.parse().unwrap_or(Ipv4Addr::UNSPECIFIED);
+    let remote: Ipv4Addr = super::REMOTE.parse().unwrap_or(Ipv4Addr::UNSPECIFIED);
     Enable {
         parameters: EnableParameters { same_parity: false, direction: Direction::Inbound },
         internal: Tuple::full(Location::Internal, UDP, IpAddr::V4(host), port, 1),
@@ -169,7 +169,7 @@ pub async fn probe(
         let began = std::time::Instant::now();
         let outside = open(agent, number).await?;
         times.replied.push(began.elapsed().as_secs_f64() * 1e6);
-        if !dataplane.borrow_mut().passes(outside) {
+        if !super::passes(dataplane, outside) {
             return Err(format!("a packet for pinhole {number} at {outside} did not pass"));
         }
         times.passed.push(began.elapsed().as_secs_f64() * 1e6);

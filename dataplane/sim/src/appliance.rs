@@ -297,6 +297,15 @@ impl Appliance {
         sum
     }
 
+    /// The counters of a worker.
+    ///
+    /// # Panics
+    /// If there is no such worker.
+    #[must_use]
+    pub fn counters_of(&self, worker: usize) -> &Counters {
+        self.engines[worker].counters()
+    }
+
     /// The policy's generation and how often each of its firewall rules was the first to match, all workers together.
     ///
     /// # Panics

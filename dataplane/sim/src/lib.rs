@@ -7,6 +7,7 @@
 
 pub mod any_table;
 mod appliance;
+pub mod attached;
 pub mod chaos;
 mod frame;
 mod host;
