@@ -1,8 +1,8 @@
 //! Agents that mean no good, against the real server in its process: nobody else may feel it, and memory stays bounded.
 
+use crate::certificates::{self, Authority, dns, over_tls};
 use crate::support::fake::Fake;
 use crate::support::{RULES, Site, until};
-use certificates::{Authority, dns, over_tls};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
@@ -12,10 +12,6 @@ use tokio::net::TcpSocket;
 use turnpike_midcom::agent::{self, Agent};
 use turnpike_midcom::certificate::TlsFiles;
 use turnpike_simco::{Direction, Enable, EnableParameters, Extensions, Extras, Location, Tuple};
-
-#[path = "../../../midcom-server/tests/server/certificates.rs"]
-#[expect(dead_code, reason = "what the server's own tests need of it")]
-mod certificates;
 
 /// Connections without session, from so many sources.
 const CONNECTIONS: usize = 10_000;
