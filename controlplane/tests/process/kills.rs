@@ -5,22 +5,18 @@
 mod agents;
 mod record;
 
-use crate::certificates::{Authority, Fault, dns, over_tls};
-use crate::support::{SOON, Site};
+use crate::support::SOON;
+use crate::support::engine::{Simco, name};
 use agents::{Dice, act};
 use record::{Actor, Doubt, End, Lifetime, PLACES, Record, Rule};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::task::{JoinSet, LocalSet};
 use turnpike_abi::command::WalkTable;
 use turnpike_api::{PinholeState, Request, RuleAction, RuleData, RuleFilter, RulesRequest};
-use turnpike_midcom::agent::{Agent, Lost, Notices, Settings};
 use turnpike_sim::attached::Dataplane;
 use turnpike_sim::packets::{Build, TCP};
 use turnpike_simco::Extensions;
@@ -38,121 +34,17 @@ const EMPTIED: u64 = 4;
 /// Answers of a round before the kill: fewer than this.
 const ANSWERS: u64 = 400;
 
-/// The dataplane, served by a thread.
-struct Workers {
-    dataplane: Arc<Mutex<Dataplane>>,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Workers {
-    fn start(site: &Site) -> Self {
-        let dataplane = Dataplane::new(&site.path("dataplane.sock"), 2, 16_384).unwrap();
-        let dataplane = Arc::new(Mutex::new(dataplane));
-        let stop = Arc::new(AtomicBool::new(false));
-        let (served, stopping) = (Arc::clone(&dataplane), Arc::clone(&stop));
-        let thread = std::thread::spawn(move || {
-            while !stopping.load(Ordering::Relaxed) {
-                served.lock().unwrap().poll().unwrap();
-                std::thread::park_timeout(Duration::from_micros(100));
-            }
-        });
-        Self { dataplane, stop, thread: Some(thread) }
-    }
-
-    fn with<T>(&self, look: impl FnOnce(&mut Dataplane) -> T) -> T {
-        look(&mut self.dataplane.lock().expect("the dataplane goes on"))
-    }
-}
-
-impl Drop for Workers {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        let broken = self.thread.take().is_some_and(|thread| thread.join().is_err());
-        assert!(!broken || std::thread::panicking(), "the dataplane panicked");
-    }
-}
-
-/// A pool of sixteen addresses for 10.0.0.0/8, and SIMCO over TLS for the agents.
-fn rules(port: u16, authority: &Authority) -> String {
-    let files = authority.issue("box.example", &[dns("box.example")], true, Fault::None);
-    let mut text = format!(
-        r#"[[port]]
-name = "inside"
-device = "net_null0"
-zone = "inside"
-addresses = ["172.16.0.1/24"]
-[[port]]
-name = "outside"
-device = "net_null1"
-zone = "outside"
-addresses = ["192.0.2.1/24"]
-[[zone]]
-name = "inside"
-side = "inside"
-[[zone]]
-name = "outside"
-side = "outside"
-[[pool]]
-name = "public"
-addresses = ["198.18.0.0/28"]
-zone = "outside"
-[[nat]]
-from = "inside"
-to = "outside"
-source = "10.0.0.0/8"
-pool = "public"
-[[policy]]
-from = "inside"
-to = "outside"
-default = "accept"
-[simco]
-zones = ["inside"]
-listen = ["127.0.0.1:{port}"]
-certificate = {:?}
-key = {:?}
-authorities = {:?}
-"#,
-        files.certificate, files.key, files.authorities,
-    );
-    for number in 0..AGENTS {
-        text += &format!(
-            "[[agent]]\nname = \"{}\"\nzones = [\"inside\"]\ninside = [\"10.{number}.0.0/16\"]\nlifetime = 86400\n",
-            name(number)
-        );
-    }
-    text
-}
-
-fn name(agent: usize) -> String {
-    format!("agent-{agent}.example")
-}
-
 /// The box, its workers, and what the agents know.
 struct Kills {
-    site: Site,
-    workers: Workers,
-    settings: Vec<Settings>,
+    site: Simco,
     record: Rc<RefCell<Record>>,
     dice: Dice,
     /// Which kill is next, for whoever reads a failure.
     round: u64,
-    _authority: Authority,
 }
 
 impl Kills {
     fn new(seed: u64) -> Self {
-        // Held until the exporter has a port of its own.
-        let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address: SocketAddr = held.local_addr().unwrap();
-        let site = Site::new();
-        drop(held);
-        let authority = Authority::new("authority");
-        site.configure(&rules(address.port(), &authority));
-        let settings = (0..AGENTS).map(|agent| {
-            let files = authority.agent(&name(agent));
-            Settings { pipelining: 2 * ACTORS, ..over_tls(address, &files, "box.example") }
-        });
         let actor = |number: usize| Actor {
             agent: number / (SESSIONS * ACTORS),
             host: Ipv4Addr::new(10, (number / (SESSIONS * ACTORS)) as u8, 1, number as u8 + 1),
@@ -163,27 +55,10 @@ impl Kills {
         };
         let actors = (0..AGENTS * SESSIONS * ACTORS).map(actor).collect();
         Self {
-            workers: Workers::start(&site),
-            site,
-            settings: settings.collect(),
+            site: Simco::new(AGENTS, 2 * ACTORS),
             record: Rc::new(RefCell::new(Record::new(actors))),
             dice: Dice(seed),
             round: 0,
-            _authority: authority,
-        }
-    }
-
-    /// A session, as soon as there is a server.
-    async fn session(&self, agent: usize) -> (Agent, Notices) {
-        let deadline = Instant::now() + SOON;
-        loop {
-            match Agent::connect(self.settings[agent].clone()).await {
-                Ok((session, _, notices)) => return (session, notices),
-                Err(Lost::Dial(_)) if Instant::now() < deadline => {
-                    tokio::time::sleep(Duration::from_millis(2)).await;
-                }
-                Err(error) => panic!("no session: {error}"),
-            }
         }
     }
 
@@ -192,7 +67,7 @@ impl Kills {
         let mut actors = JoinSet::new();
         let mut sessions = Vec::new();
         for session in 0..AGENTS * SESSIONS {
-            let (agent, notices) = self.session(session / SESSIONS).await;
+            let (agent, notices) = self.site.session(session / SESSIONS).await;
             for actor in 0..ACTORS {
                 let number = session * ACTORS + actor;
                 let dice = Dice(self.dice.roll(1 << 31));
@@ -250,7 +125,7 @@ impl Kills {
             listed.values().filter(|rule| rule.owner == owner).map(|rule| rule.id).collect()
         };
         for agent in 0..AGENTS {
-            let (session, _notices) = self.session(agent).await;
+            let (session, _notices) = self.site.session(agent).await;
             let told = session.list(Extensions::ALL).await.unwrap();
             assert_eq!(BTreeSet::from_iter(told), owned(agent), "round {}", self.round);
         }
@@ -363,7 +238,7 @@ impl Kills {
             } else {
                 Build::udp(remote, to, b"x")
             };
-            self.workers.with(|dataplane| dataplane.passes(&packet))
+            self.site.workers.with(|dataplane| dataplane.passes(&packet))
         };
         for (actor, rule) in record.sure() {
             for (end, inside) in rule.ways() {
@@ -406,7 +281,7 @@ impl Kills {
         let mut last = String::new();
         let deadline = Instant::now() + SOON;
         loop {
-            let (pinholes, reservations) = self.workers.with(|dataplane| {
+            let (pinholes, reservations) = self.site.workers.with(|dataplane| {
                 (dataplane.walk(WalkTable::PINHOLES), dataplane.walk(WalkTable::RESERVATIONS))
             });
             let there: BTreeSet<Way> = pinholes
@@ -491,7 +366,7 @@ fn no_kill_loses_or_invents_a_rule_of_simco() {
             // The workers go on by themselves.
             all.knock();
             if round % EMPTIED == 0 {
-                all.workers.with(Dataplane::restart).unwrap();
+                all.site.workers.with(Dataplane::restart).unwrap();
             }
             all.restart().await;
         }

@@ -4,6 +4,7 @@
 #[expect(dead_code, reason = "what the server's own tests need of it")]
 mod certificates;
 mod daemon;
+mod datapath;
 mod firewall;
 mod hostile;
 mod kernel;

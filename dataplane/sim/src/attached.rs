@@ -52,6 +52,9 @@ pub struct Counts {
     pub surveys: u64,
 }
 
+/// Sees the workers as they are between two commands, as a packet that arrives there would.
+pub type Watch = Box<dyn FnMut(&mut Dataplane) + Send>;
+
 /// The dataplane.
 pub struct Dataplane {
     appliance: Appliance,
@@ -71,6 +74,8 @@ pub struct Dataplane {
     capacity: usize,
     /// What was done.
     pub counts: Counts,
+    /// Called after each command.
+    pub watch: Option<Watch>,
 }
 
 fn wall_ms() -> u64 {
@@ -122,10 +127,11 @@ impl Dataplane {
             kept: 0,
             capacity,
             counts: Counts::default(),
+            watch: None,
         })
     }
 
-    /// An empty one in its place, at the same socket.
+    /// An empty one in its place, at the same socket, that nobody watches.
     ///
     /// # Errors
     /// As [`Dataplane::new`].
@@ -213,6 +219,10 @@ impl Dataplane {
             let Some(slot) = link.command().map_err(|_| "the command ring is broken")? else { return Ok(()) };
             self.command(worker, &slot)?;
             self.tell()?;
+            if let Some(mut watch) = self.watch.take() {
+                watch(self);
+                self.watch = Some(watch);
+            }
         }
         Ok(())
     }

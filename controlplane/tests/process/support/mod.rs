@@ -1,5 +1,6 @@
 //! A dataplane without packets, and the daemon as a process beside it.
 
+pub mod engine;
 pub mod fake;
 
 use fake::Fake;
