@@ -224,6 +224,10 @@ impl Daemon {
                     return Ok(());
                 }
             }
+            // What was begun goes on before more is begun: else it would wait behind a flood at each of its steps.
+            while let Ok(written) = inputs.written.try_recv() {
+                self.written(&written);
+            }
             self.settle();
             poll = poll.min(Instant::now() + self.pause());
         }
@@ -258,9 +262,11 @@ impl Daemon {
     fn settle(&mut self) {
         self.carry_out();
         if let Some(dataplane) = &self.dataplane
-            && dataplane.has_orders()
+            && dataplane.busy()
         {
-            self.eager_until = Instant::now() + EAGER;
+            if dataplane.has_orders() {
+                self.eager_until = Instant::now() + EAGER;
+            }
             self.exchange();
         }
     }

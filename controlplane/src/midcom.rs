@@ -51,7 +51,7 @@ pub struct OpenSession {
 
 /// Requests of a session begun before the next session has its turn: a session that sends many holds up those of
 /// others by so many.
-const SHARE: usize = 4;
+const SHARE: usize = 2;
 /// Sessions that have their turn before effects are carried out.
 const TURNS: usize = 64;
 

@@ -21,8 +21,9 @@ use turnpike_simco::{
 
 /// Octets of a read.
 const READ: usize = 4096;
-/// Requests of a read that are taken before other connections have their turn.
-const SHARE: usize = 8;
+/// Requests taken, or replies passed on, before other connections have their turn: a session that sends many holds up
+/// those of others by so many, at each of their steps.
+const SHARE: usize = 2;
 /// After the last message, so long may the agent take to read it before the connection is reset.
 const LINGER: Duration = Duration::from_secs(2);
 /// Octets that are thrown away meanwhile.
@@ -165,9 +166,14 @@ impl Connection {
                 said = next(self.gateway.as_mut()) => self.said(&mut session, said),
                 () = until(wake) => {}
             }
-            // What else was said meanwhile goes out in the same write.
+            // What else was said meanwhile goes out in the same write; others have their turns between.
+            let mut answered = 1;
             while let Some(said) = self.gateway.as_mut().and_then(turnpike_gateway::Session::try_next) {
                 self.said(&mut session, Some(said));
+                answered += 1;
+                if answered % SHARE == 0 {
+                    tokio::task::yield_now().await;
+                }
             }
         }
     }
