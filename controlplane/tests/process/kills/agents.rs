@@ -67,7 +67,7 @@ fn next(actor: &mut Actor, place: usize, dice: &mut Dice) -> (RuleRequest, Doubt
 fn internal(actor: &mut Actor, ports: u16, like: u16) -> SocketAddrV4 {
     // A run never gets around.
     let port = 1024 + actor.asked % 60_000 / 2 * 2 + like % 2;
-    actor.asked += (ports + 1) / 2 * 2 + 2;
+    actor.asked += ports.div_ceil(2) * 2 + 2;
     SocketAddrV4::new(actor.host, port)
 }
 
