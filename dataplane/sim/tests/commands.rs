@@ -553,7 +553,7 @@ fn malformed_commands_are_violations() {
         ),
         ("magic", violation(Kind::NEIGHBOURS_RESET, &NeighboursReset { magic: 0 })),
         ("id", violation(Kind::PINHOLE_ADD, &pinhole(0, HOST))),
-        ("flag", violation(Kind::PINHOLE_ADD, &PinholeAdd { flags: 1024, ..pinhole(1, HOST) })),
+        ("flag", violation(Kind::PINHOLE_ADD, &PinholeAdd { flags: 2048, ..pinhole(1, HOST) })),
         ("protocol", violation(Kind::PINHOLE_ADD, &PinholeAdd { protocol: 1, ..pinhole(1, HOST) })),
         ("protocol", violation(Kind::PINHOLE_ADD, &PinholeAdd { protocol: 132, ..pinhole(1, HOST) })),
         ("port", violation(Kind::PINHOLE_ADD, &PinholeAdd { inside_port: 0, ..pinhole(1, HOST) })),

@@ -274,7 +274,8 @@ fn command(worker: WorkerId, workers: u8, slot: &Slot, state: &mut State) -> Vec
             }
         }
         Kind::PORT_LEASE => {
-            let lease: PortLease = slot.body();
+            // Had before or not, it is the same lease.
+            let lease = PortLease { again: 0, ..slot.body() };
             assert_eq!(steering::owner_of_port(lease.external_port, workers), worker);
             assert_ne!(lease.owner, worker);
             if !state.leases.contains(&lease) {
@@ -282,7 +283,7 @@ fn command(worker: WorkerId, workers: u8, slot: &Slot, state: &mut State) -> Vec
             }
         }
         Kind::PORT_RELEASE => {
-            let lease: PortLease = slot.body();
+            let lease = PortLease { again: 0, ..slot.body() };
             if lease.owner == worker {
                 let uses =
                     |ack: &Ack| (ack.external, ack.external_port) == (lease.external, lease.external_port);
