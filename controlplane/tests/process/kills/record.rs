@@ -41,13 +41,13 @@ impl Rule {
     pub fn ends(&self) -> impl Iterator<Item = End> + use<> {
         let (protocol, outside) = (self.protocol, self.outside);
         let port = outside.port();
-        (port..port + self.ports).map(move |port| (protocol, SocketAddrV4::new(*outside.ip(), port)))
+        (port..=port + (self.ports - 1)).map(move |port| (protocol, SocketAddrV4::new(*outside.ip(), port)))
     }
 
     /// Its outside ends and where inside they lead.
     pub fn ways(&self) -> impl Iterator<Item = (End, SocketAddrV4)> + use<> {
         let internal = self.internal.filter(|_| self.enabled);
-        let inside = internal.into_iter().flat_map(|to| (to.port()..).map(move |port| (*to.ip(), port)));
+        let inside = internal.into_iter().flat_map(|to| (to.port()..=u16::MAX).map(move |port| (*to.ip(), port)));
         self.ends().zip(inside).map(|(end, (host, port))| (end, SocketAddrV4::new(host, port)))
     }
 }
