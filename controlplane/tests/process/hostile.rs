@@ -1,8 +1,8 @@
 //! Agents that mean no good, against the real server in its process: nobody else may feel it, and memory stays bounded.
 
-use crate::certificates::{self, Authority, dns, over_tls};
+use crate::certificates::{Authority, over_tls};
 use crate::support::fake::Fake;
-use crate::support::{RULES, SOON, Site, until};
+use crate::support::{RULES, SOON, Site, simco_over_tls, until};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use std::io::{Read, Write};
@@ -45,18 +45,10 @@ struct Middlebox {
 
 impl Middlebox {
     fn start() -> Self {
-        // Held until the exporter has a port of its own.
-        let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = held.local_addr().unwrap();
-        let mut site = Site::new();
-        drop(held);
+        let (mut site, address) = Site::with_server(Site::new);
         let authority = Authority::new("authority");
-        let files = authority.issue("box.example", &[dns("box.example")], true, certificates::Fault::None);
-        let mut rules = format!(
-            "{RULES}\n[simco]\nzones = [\"inside\"]\nlisten = [\"{}\"]\ncertificate = {:?}\nkey = {:?}\n\
-             authorities = {:?}\nhandshake = 60\nestablish = 60\n",
-            address, files.certificate, files.key, files.authorities,
-        );
+        let simco = simco_over_tls(address, &authority);
+        let mut rules = format!("{RULES}\n{simco}handshake = 60\nestablish = 60\n");
         for name in ["good.example", "greedy.example"] {
             rules +=
                 &format!("[[agent]]\nname = {name:?}\nzones = [\"inside\"]\ninside = [\"192.168.0.0/16\"]\n");
@@ -75,6 +67,13 @@ impl Middlebox {
         let (_, fields) = stat.rsplit_once(") ").unwrap();
         // utime and stime, from the state on.
         fields.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+    }
+
+    /// Waits for so many connections beside the good agent's.
+    fn until_accepted(&self, count: usize) {
+        until("all accepted", || {
+            (self.site.metric("turnpike_simco_connections") > count as f64).then_some(())
+        });
     }
 
     /// Resident octets of the daemon.
@@ -193,31 +192,40 @@ async fn idlers(to: SocketAddr, round: u8) -> Vec<tokio::net::TcpStream> {
     connections
 }
 
-/// Ten thousand connections that are silent, half-open or slow.
-#[tokio::test]
-async fn ten_thousand_idle_connections_cost_others_nothing() {
+/// Rounds beside connections that somebody holds open and without them: the latency of others is within twice, and no
+/// connection costs more than `each` octets.
+async fn held_cost_little<T>(each: u64, hold: impl AsyncFn(&Middlebox, u8) -> Vec<T>) {
     let _alone = ALONE.lock().await;
+    raise();
     let middlebox = Middlebox::start();
     let good = middlebox.agent("good.example").await;
     let mut seen = Latencies::default();
     let before = middlebox.memory();
     for round in 0..ROUNDS {
         seen.without.push(latencies(&good).await);
-        let connections = idlers(middlebox.address, round).await;
-        let count = connections.len();
-        until("all accepted", || {
-            (middlebox.site.metric("turnpike_simco_connections") > count as f64).then_some(())
-        });
-        for stream in connections.iter().step_by(2) {
-            stream.try_write(&[0]).unwrap();
-        }
+        let held = hold(&middlebox, round).await;
+        let count = held.len();
         seen.beside.push(latencies(&good).await);
         let grown = middlebox.memory().saturating_sub(before);
-        assert!(grown / count as u64 <= EACH, "{grown} octets for {count}");
-        drop(connections);
+        assert!(grown / count as u64 <= each, "{grown} octets for {count}");
+        drop(held);
         until("all gone", || (middlebox.site.metric("turnpike_simco_connections") < 2.0).then_some(()));
     }
     seen.within_twice(Clock::Wall);
+}
+
+/// Ten thousand connections that are silent, half-open or slow.
+#[tokio::test]
+async fn ten_thousand_idle_connections_cost_others_nothing() {
+    held_cost_little(EACH, async |middlebox, round| {
+        let connections = idlers(middlebox.address, round).await;
+        middlebox.until_accepted(connections.len());
+        for stream in connections.iter().step_by(2) {
+            stream.try_write(&[0]).unwrap();
+        }
+        connections
+    })
+    .await;
 }
 
 /// Sessions that send as many requests as they may, without pause, until they are stopped.
@@ -359,34 +367,20 @@ async fn handshakes(to: SocketAddr, files: &TlsFiles, finish: bool, round: u8) -
     held
 }
 
-/// Beside connections that have the server's part of the TLS handshake, or all of it, and are silent or send octet by
-/// octet, the latency of others is within twice that without them; each costs no more than some octets.
+/// Connections that have the server's part of the TLS handshake, or all of it, and are silent or send octet by octet.
 async fn held_handshakes_cost_little(finish: bool) {
-    let _alone = ALONE.lock().await;
-    raise();
-    let middlebox = Middlebox::start();
-    let good = middlebox.agent("good.example").await;
-    let mut seen = Latencies::default();
-    let before = middlebox.memory();
-    for round in 0..ROUNDS {
-        seen.without.push(latencies(&good).await);
+    held_cost_little(EACH_TLS, async |middlebox, round| {
         let greedy = middlebox.authority.agent("greedy.example");
         let mut held = handshakes(middlebox.address, &greedy, finish, round).await;
-        until("all accepted", || {
-            (middlebox.site.metric("turnpike_simco_connections") > HANDSHAKES as f64).then_some(())
-        });
+        middlebox.until_accepted(HANDSHAKES);
         let first = establish()[0];
         for (tls, stream) in held.iter_mut().step_by(2).filter(|_| finish) {
             tls.writer().write_all(&[first]).unwrap();
             tls.write_tls(stream).unwrap();
         }
-        seen.beside.push(latencies(&good).await);
-        let grown = middlebox.memory().saturating_sub(before);
-        assert!(grown / HANDSHAKES as u64 <= EACH_TLS, "{grown} octets for {HANDSHAKES}");
-        drop(held);
-        until("all gone", || (middlebox.site.metric("turnpike_simco_connections") < 2.0).then_some(()));
-    }
-    seen.within_twice(Clock::Wall);
+        held
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -422,12 +416,9 @@ async fn brute_force_is_limited_and_logged() {
 /// Without the descriptors that the configuration asks for the log says what to raise.
 #[test]
 fn too_few_descriptors_are_said() {
-    let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = held.local_addr().unwrap().port();
-    let mut site = Site::wrapped(&["prlimit", "--nofile=900:900"]);
-    drop(held);
+    let (mut site, address) = Site::with_server(|| Site::wrapped(&["prlimit", "--nofile=900:900"]));
     site.configure(&format!(
-        "{RULES}\n[simco]\nzones = [\"inside\"]\nlisten = [\"127.0.0.1:{port}\"]\nclear_text = [\"127.0.0.0/8\"]\n"
+        "{RULES}\n[simco]\nzones = [\"inside\"]\nlisten = [\"{address}\"]\nclear_text = [\"127.0.0.0/8\"]\n"
     ));
     site.start();
     until("the warning", || {

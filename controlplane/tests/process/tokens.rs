@@ -1,7 +1,7 @@
 //! Row F-233 over kills: a token is good for as many rules as it says, however often the control plane dies.
 
 use crate::support::{RULES, SOON, Site, until};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use turnpike_abi::command::Kind;
 use turnpike_midcom::agent::{self, Agent, RequestError};
@@ -18,11 +18,7 @@ const REMOTE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 
 /// A box with SIMCO on loopback, not started yet.
 fn site() -> (Site, SocketAddr) {
-    // Held until the exporter has a port of its own.
-    let held = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = held.local_addr().unwrap();
-    let site = Site::new();
-    drop(held);
+    let (site, address) = Site::with_server(Site::new);
     std::fs::write(site.path("token.key"), TOKEN_KEY).unwrap();
     std::fs::write(site.path("agent.key"), AGENT_KEY).unwrap();
     site.configure(&format!(

@@ -47,7 +47,8 @@ impl Rule {
     /// Its outside ends and where inside they lead.
     pub fn ways(&self) -> impl Iterator<Item = (End, SocketAddrV4)> + use<> {
         let internal = self.internal.filter(|_| self.enabled);
-        let inside = internal.into_iter().flat_map(|to| (to.port()..=u16::MAX).map(move |port| (*to.ip(), port)));
+        let inside =
+            internal.into_iter().flat_map(|to| (to.port()..=u16::MAX).map(move |port| (*to.ip(), port)));
         self.ends().zip(inside).map(|(end, (host, port))| (end, SocketAddrV4::new(host, port)))
     }
 }

@@ -1,7 +1,7 @@
 //! The real engine as the dataplane beside the daemon, and SIMCO over TLS for some agents.
 
-use super::{SOON, Site};
-use crate::certificates::{Authority, Fault, dns, over_tls};
+use super::{RULES, SOON, Site, simco_over_tls};
+use crate::certificates::{Authority, over_tls};
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -46,48 +46,9 @@ impl Drop for Workers {
     }
 }
 
-/// A pool of sixteen addresses for 10.0.0.0/8, and SIMCO over TLS for the agents.
-fn rules(agents: usize, port: u16, authority: &Authority) -> String {
-    let files = authority.issue("box.example", &[dns("box.example")], true, Fault::None);
-    let mut text = format!(
-        r#"[[port]]
-name = "inside"
-device = "net_null0"
-zone = "inside"
-addresses = ["172.16.0.1/24"]
-[[port]]
-name = "outside"
-device = "net_null1"
-zone = "outside"
-addresses = ["192.0.2.1/24"]
-[[zone]]
-name = "inside"
-side = "inside"
-[[zone]]
-name = "outside"
-side = "outside"
-[[pool]]
-name = "public"
-addresses = ["198.18.0.0/28"]
-zone = "outside"
-[[nat]]
-from = "inside"
-to = "outside"
-source = "10.0.0.0/8"
-pool = "public"
-[[policy]]
-from = "inside"
-to = "outside"
-default = "accept"
-[simco]
-zones = ["inside"]
-listen = ["127.0.0.1:{port}"]
-certificate = {:?}
-key = {:?}
-authorities = {:?}
-"#,
-        files.certificate, files.key, files.authorities,
-    );
+/// The rules of every box, with the subscribers in 10.0.0.0/8, and SIMCO over TLS for the agents.
+fn rules(agents: usize, address: SocketAddr, authority: &Authority) -> String {
+    let mut text = RULES.replace("192.168.0.0/16", "10.0.0.0/8") + &simco_over_tls(address, authority);
     for number in 0..agents {
         text += &format!(
             "[[agent]]\nname = \"{}\"\nzones = [\"inside\"]\ninside = [\"10.{number}.0.0/16\"]\nlifetime = 86400\n",
@@ -114,13 +75,9 @@ pub struct Simco {
 impl Simco {
     /// A box that no daemon runs in yet; its agents have so many requests under way.
     pub fn new(agents: usize, pipelining: usize) -> Self {
-        // Held until the exporter has a port of its own.
-        let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address: SocketAddr = held.local_addr().unwrap();
-        let site = Site::new();
-        drop(held);
+        let (site, address) = Site::with_server(Site::new);
         let authority = Authority::new("authority");
-        site.configure(&rules(agents, address.port(), &authority));
+        site.configure(&rules(agents, address, &authority));
         let settings = (0..agents).map(|agent| {
             let files = authority.agent(&name(agent));
             Settings { pipelining, ..over_tls(address, &files, "box.example") }

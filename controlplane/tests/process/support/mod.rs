@@ -3,9 +3,10 @@
 pub mod engine;
 pub mod fake;
 
+use crate::certificates::{Authority, Fault, dns};
 use fake::Fake;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -81,6 +82,15 @@ to = "outside"
 default = "accept"
 "#;
 
+/// SIMCO over TLS for the inside zone.
+pub fn simco_over_tls(address: SocketAddr, authority: &Authority) -> String {
+    let files = authority.issue("box.example", &[dns("box.example")], true, Fault::None);
+    format!(
+        "[simco]\nzones = [\"inside\"]\nlisten = [\"{address}\"]\ncertificate = {:?}\nkey = {:?}\nauthorities = {:?}\n",
+        files.certificate, files.key, files.authorities,
+    )
+}
+
 /// A directory with everything of one box, and the daemon while it runs.
 #[derive(Debug)]
 pub struct Site {
@@ -105,6 +115,13 @@ impl Site {
         let mut new = Self::new();
         new.wrapper = command.iter().map(|&word| word.to_owned()).collect();
         new
+    }
+
+    /// A box that `new` makes, and a free address on loopback for a server of its. It is held meanwhile, so that the
+    /// exporter has a port of its own.
+    pub fn with_server(new: impl FnOnce() -> Self) -> (Self, SocketAddr) {
+        let held = TcpListener::bind("127.0.0.1:0").unwrap();
+        (new(), held.local_addr().unwrap())
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
