@@ -24,7 +24,8 @@ pub(super) fn check(config: &Config, document: &mut Document<'_>) {
             empty(document, &format!("third_party[{i}]"), "hosts", "its clients may open for nobody");
         }
     }
-    front_ends(config, document);
+    simco(config, document);
+    pcp(config, document);
 }
 
 /// Whether any of these keys could not be read.
@@ -113,10 +114,10 @@ fn agent(config: &Config, agent: &Agent, at: &str, document: &mut Document<'_>) 
     }
 }
 
-fn front_ends(config: &Config, document: &mut Document<'_>) {
+fn simco(config: &Config, document: &mut Document<'_>) {
     let (simco, agents) = (&config.simco, &config.agents);
     if simco.zones.is_empty() {
-        return pcp(config, document);
+        return;
     }
     let keys = (0..agents.len()).any(|i| faulty(document, &format!("agent[{i}]"), &["key"]))
         || agents.iter().any(|agent| agent.key.is_some());
@@ -129,7 +130,6 @@ fn front_ends(config: &Config, document: &mut Document<'_>) {
             "is for authorization tokens, which are a vendor extension: extensions = false refuses them";
         document.refuse("simco.token_key", message.to_owned());
     }
-    pcp(config, document);
 }
 
 fn pcp(config: &Config, document: &mut Document<'_>) {
