@@ -623,9 +623,7 @@ impl Bindings {
         record.first_flow = flow;
         let subscriber = record.subscriber;
         self.ports.count_flow(subscriber, true);
-        if let Some(contacts) = &mut self.contacts {
-            contacts.add(number, to);
-        }
+        self.asked(number, Address::v4(to));
     }
 
     /// Counts a flow that uses a binding.

@@ -143,7 +143,9 @@ impl<B: Buffer> Worker<B> {
         let endings = endings.get_mut(..count).unwrap_or_default();
         self.prepare_bindings(endings);
         for ending in endings {
-            self.end_prepared(ending);
+            if let Some((why, filed)) = ending.why {
+                self.end_filed(ending.flow, why, filed, ending.leaving.as_ref());
+            }
             self.flows.reclaim(ending.flow);
         }
     }
@@ -154,12 +156,6 @@ impl<B: Buffer> Worker<B> {
         self.bindings.prefetch_record(binding);
         let why = self.flows.filed(flow).map(|filed| (why, filed));
         Ending { flow, binding, why, leaving: None }
-    }
-
-    fn end_prepared(&mut self, ending: &Ending) {
-        if let Some((why, filed)) = ending.why {
-            self.end_filed(ending.flow, why, filed, ending.leaving.as_ref());
-        }
     }
 
     /// Finds out where the bindings of flows that end lie, and asks for all that their own end will need.
@@ -191,7 +187,10 @@ impl<B: Buffer> Worker<B> {
             flow.stamp = now.0 as u32;
             return Fate::Again(Time(now.0 + revisit));
         }
-        Fate::Ends(cause(flow))
+        Fate::Ends(match state {
+            TcpState::Transitory if !flow.has(flag::RESET) => FlowEnd::Timeout,
+            state => tcp::ending(state),
+        })
     }
 }
 
@@ -202,14 +201,6 @@ enum Fate {
     Ends(FlowEnd),
     /// It ended before, and waited for its timer.
     Ended,
-}
-
-/// What ends a flow whose timeout ran out.
-fn cause(flow: &FlowRecord) -> FlowEnd {
-    match flow.tcp_state() {
-        TcpState::Transitory if !flow.has(flag::RESET) => FlowEnd::Timeout,
-        state => tcp::ending(state),
-    }
 }
 
 /// When to look at a flow that was used at `last`.

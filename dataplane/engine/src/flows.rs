@@ -26,7 +26,7 @@ pub(crate) struct Absent {
 }
 
 /// Under which hashes a flow is filed: [`Flows::filed`].
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Filed([u64; 2]);
 
 /// A flow to be.
