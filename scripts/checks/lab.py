@@ -209,6 +209,17 @@ class Lab:
         finally:
             self._reload(path, sound)
 
+    @contextmanager
+    def subscribers(self, *addresses):
+        """More addresses of the subscriber, for as long as they are needed."""
+        for address in addresses:
+            self.run("subscriber", "ip", "address", "add", f"{address}/32", "dev", "eth0")
+        try:
+            yield
+        finally:
+            for address in addresses:
+                self.run("subscriber", "ip", "address", "delete", f"{address}/32", "dev", "eth0", check=False)
+
     def _reload(self, path, text):
         def generations():
             return [row["policy_generation"] for row in self.show("workers")]

@@ -33,10 +33,9 @@ def _listed(lab):
 def many_flows_listed_under_traffic(lab, _box):
     """`show flows --json --all` over many flows that carry traffic: each once, nothing lost, nothing dropped."""
     wanted = HOST_COUNT * SOCKETS
-    lab.run("subscriber", "ip", "address", "add", f"{SOURCE}/32", "dev", "eth0")
     lab.run("internet", "ip", "route", "add", "local", HOSTS, "dev", "lo")
     try:
-        with lab.configured(*POOL):
+        with lab.subscribers(SOURCE), lab.configured(*POOL):
             lab.start("internet", *program("many_echo"), PORT)
             lab.listening("internet", PORT, "u")
             stream = lab.start("subscriber", *program("many_flows"), SOURCE, FIRST_HOST, HOST_COUNT, PORT, SOCKETS, PER_SECOND,
@@ -58,7 +57,6 @@ def many_flows_listed_under_traffic(lab, _box):
             expect(not dropped, f"dropped meanwhile: {dropped}")
     finally:
         lab.run("internet", "ip", "route", "delete", "local", HOSTS, "dev", "lo", check=False)
-        lab.run("subscriber", "ip", "address", "delete", f"{SOURCE}/32", "dev", "eth0", check=False)
     until(lambda: not lab.show("flows", "--subscriber", SOURCE), 5, "the flows have ended with their pool")
     return f"{wanted} flows listed {LISTS} times in {seconds:.1f} s beside {carried['sent']} datagrams, none lost, none dropped"
 

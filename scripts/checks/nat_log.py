@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 
 from .lab import SCRIPTS, Lab, endpoint, expect, until
@@ -72,18 +71,6 @@ def _ask(lab, source):
     return endpoint(until(flow, 5, f"the flow of {source}")["external"])
 
 
-@contextmanager
-def _subscribers(lab, *addresses):
-    """More addresses of the subscriber, for as long as they are needed."""
-    for address in addresses:
-        lab.run("subscriber", "ip", "address", "add", f"{address}/32", "dev", "eth0")
-    try:
-        yield
-    finally:
-        for address in addresses:
-            lab.run("subscriber", "ip", "address", "delete", f"{address}/32", "dev", "eth0", check=False)
-
-
 def _logged(lab, event, inside):
     """The one line of this kind about this subscriber, or inside end, waited for."""
     return until(lambda: next((line for line in _lines(lab) if (line["event"], line["inside"]) == (event, inside)), None),
@@ -92,7 +79,7 @@ def _logged(lab, event, inside):
 
 def nat_log_names_the_subscriber(lab, _box):
     """Blocks with their times, the question of an abuse request, and the log of flows where it is asked for."""
-    with _subscribers(lab, FIRST, SECOND):
+    with lab.subscribers(FIRST, SECOND):
         before = _now(-1)
         with lab.configured(*LOGGED):
             first, second = _ask(lab, FIRST), _ask(lab, SECOND)
@@ -117,7 +104,7 @@ def nat_log_names_the_subscriber(lab, _box):
 
 def nat_log_after_a_kill(lab, _box):
     """kill -9 of the control plane: what is held is in the log, also what was taken while nobody wrote."""
-    with _subscribers(lab, FIRST, ABSENT):
+    with lab.subscribers(FIRST, ABSENT):
         early = _ask(lab, FIRST)
         lab.hold("controlplane")
         try:
