@@ -1,11 +1,12 @@
 //! Commands of the control plane. What they hold is checked field by field: the sender is not trusted.
 
-use crate::bindings::{Binding, Shown, class_of, is_translated};
+use crate::bindings::{Binding, Shown, class_of, is_translated, sole};
 use crate::expiry::timeout_ms;
 use crate::neighbours::NextHop;
 use crate::outbox::Outbox;
 use crate::pipeline::{Tables, Worker};
 use crate::policy::has_ports;
+use crate::ports::Pools;
 use crate::{Buffer, Time, Violation};
 use turnpike_abi::command::{
     Kind, Look, MAX_RANGE, NeighbourClear, NeighbourSet, NeighboursReset, Parity, PinholeAdd, PinholeRemove,
@@ -13,7 +14,7 @@ use turnpike_abi::command::{
 };
 use turnpike_abi::counters::{Counter, FlowEnd, ProtocolClass};
 use turnpike_abi::event::{Ack, AckResult, BindingRow, Seen, WalkEnd};
-use turnpike_abi::flow::{Toward, flag};
+use turnpike_abi::flow::{NONE, Toward, flag};
 use turnpike_abi::layout::MAGIC;
 use turnpike_wire::ethernet;
 
@@ -23,6 +24,9 @@ const WALK_ROWS: u32 = 256;
 const LOOK_FLOWS: usize = 256;
 /// Most records one walk looks at: those of a large table that is nearly empty now hold packets up as well.
 const WALK_RECORDS: usize = 2048;
+
+/// Where a walk over bindings begins with those that have no port of their own: beyond every port's slot.
+const PORTLESS: usize = 1 << 40;
 
 /// Protocols without ports that pinholes of the firewall may be for, besides those that are translated too.
 const GRE: u8 = 47;
@@ -172,6 +176,11 @@ impl<B: Buffer> Worker<B> {
             return Err(Violation("leased pinhole without external port"));
         }
         let Some(tables) = tables else { return Ok(AckResult::NO_POLICY) };
+        if translated {
+            for at in 0..ports {
+                self.settle(add.protocol, (add.inside, add.inside_port + at), add.pool);
+            }
+        }
         if has(PinholeAdd::RESERVED)
             && let Err(result) = self.make_way(tables, add)
         {
@@ -250,8 +259,9 @@ impl<B: Buffer> Worker<B> {
             return Err(Violation("malformed look"));
         }
         let mut seen = Seen::default();
-        let found = self.bindings.of_inside(look.protocol, look.inside, look.inside_port, look.pool);
-        let Some(binding) = found.and_then(|number| self.bindings.record(number)) else {
+        let inside = (look.inside, look.inside_port);
+        let found = self.bindings.anyhow_of_inside(&self.flows, look.protocol, inside, look.pool);
+        let Some(binding) = found.and_then(|number| self.bindings.copy(&self.flows, number)) else {
             seen.external = self.bindings.external_of(look.inside, look.pool).unwrap_or_default();
             return Ok(seen);
         };
@@ -279,8 +289,8 @@ impl<B: Buffer> Worker<B> {
         let sequence = slot.header.sequence;
         let (cursor, limit) = (usize::try_from(walk.cursor).unwrap_or(usize::MAX), walk.limit as usize);
         let mut end = WalkEnd::default();
-        let mut send = |mut rows: &mut dyn Iterator<Item = (usize, BindingRow)>, records: usize| {
-            for (_, row) in (&mut rows).take(limit) {
+        let mut send = |cursor, mut rows: &mut dyn Iterator<Item = (usize, BindingRow)>, records: usize| {
+            for (_, row) in (&mut rows).take(limit - end.rows as usize) {
                 end.rows += 1;
                 out.events.push(Slot::new(Kind::BINDING_ROW, sequence, &row));
             }
@@ -289,23 +299,35 @@ impl<B: Buffer> Worker<B> {
         let bindings = &self.bindings;
         let (reservations, leases) = bindings.held_places();
         end.cursor = match walk.table {
+            // Those with a port of their own by that, which stays where it is whatever becomes of the binding; then the
+            // others, which all have a record.
             WalkTable::BINDINGS => {
-                let rows = bindings.walk(cursor, WALK_RECORDS);
-                let row = |(number, binding)| {
-                    let binding = (number as u32, binding);
-                    (number, self.row(now, binding, bindings.shown(binding.0)))
+                let row = |(place, number)| {
+                    let binding = bindings.copy(&self.flows, number)?;
+                    Some((place, self.row(now, (number, &binding), bindings.shown(number))))
                 };
-                send(&mut rows.map(row), bindings.records())
+                let mut next = cursor as u64;
+                if cursor < PORTLESS {
+                    let rows = bindings.ports.walk_bound(cursor, WALK_RECORDS);
+                    next =
+                        send(cursor, &mut rows.filter_map(row), bindings.ports.slots()).min(PORTLESS as u64);
+                }
+                if let Some(from) = (next as usize).checked_sub(PORTLESS) {
+                    let rows = bindings.walk_portless(from, WALK_RECORDS);
+                    let rows = rows.map(|(place, number)| (PORTLESS + place, number));
+                    next = send(next as usize, &mut rows.filter_map(row), PORTLESS + bindings.records());
+                }
+                next
             }
             WalkTable::PINHOLES => {
                 let rows = bindings.walk_pinholes(cursor, WALK_RECORDS);
                 let row = |(number, binding, pinhole)| (number, self.row(now, binding, pinhole));
-                send(&mut rows.map(row), bindings.pinhole_records())
+                send(cursor, &mut rows.map(row), bindings.pinhole_records())
             }
             WalkTable::RESERVATIONS => {
-                send(&mut bindings.walk_reservations(cursor, WALK_RECORDS), reservations)
+                send(cursor, &mut bindings.walk_reservations(cursor, WALK_RECORDS), reservations)
             }
-            WalkTable::LEASES => send(&mut bindings.walk_leases(cursor, WALK_RECORDS), leases),
+            WalkTable::LEASES => send(cursor, &mut bindings.walk_leases(cursor, WALK_RECORDS), leases),
             WalkTable::BLOCKS => {
                 let mut rows = self.bindings.ports.walk_blocks(cursor, WALK_RECORDS, now);
                 for (_, row) in rows.by_ref().take(limit) {
@@ -340,12 +362,15 @@ impl<B: Buffer> Worker<B> {
 
     /// Prepares for another policy: bindings whose address left their pool end.
     pub(crate) fn policy_changed(&mut self, tables: &Tables) {
+        if let Some(pools) = self.bindings.ports.other_pools(&tables.policy) {
+            self.settle_moving(&pools);
+        }
         if self.bindings.set_pools(&tables.policy) {
             for (_, flow) in self.flows.walk(0, usize::MAX) {
                 let Some(((remote, _), inbound)) = self.remote_of(flow) else { continue };
                 let translated = self.flows.record(flow).is_some_and(|record| record.has(flag::TRANSLATED));
-                if let (Some(cold), true, false) = (self.flows.cold(flow), translated, inbound) {
-                    self.bindings.asked(cold.binding, remote);
+                if translated && !inbound {
+                    self.bindings.asked(self.flows.binding(flow), remote);
                 }
             }
         }
@@ -357,6 +382,18 @@ impl<B: Buffer> Worker<B> {
         }
         if from > 0 {
             self.flows.look_at_all();
+        }
+    }
+
+    /// Sees to it that every binding whose port will not stay where it is has a record when other pools come.
+    fn settle_moving(&mut self, pools: &Pools) {
+        for place in 0..self.flows.places() {
+            let flow = self.flows.walk(place, 1).next().map_or(NONE, |(_, flow)| flow);
+            let Some(flow) = sole::flow_of(self.flows.binding(flow)) else { continue };
+            let external = self.flows.record(flow).map(|record| sole::ends_of(record).1.0);
+            if external.is_some_and(|external| !self.bindings.ports.stays(external, pools)) {
+                self.with_record(sole::binding_of(flow));
+            }
         }
     }
 }

@@ -37,7 +37,7 @@ impl<B: Buffer> Worker<B> {
         (flow, toward): (u32, Toward),
         egress: &Egress,
     ) -> Result<bool, DropReason> {
-        let binding = self.flows.cold(flow).map_or(NONE, |cold| cold.binding);
+        let binding = self.flows.binding(flow);
         if self.bindings.record(binding).is_none_or(|record| record.is_dynamic()) {
             return Ok(true);
         }

@@ -23,7 +23,6 @@ use crate::records::Records;
 use crate::{Setup, Time};
 use blocks::Blocks;
 use geometry::{place_of, port_of, words_of};
-use pools::Pools;
 use quarantine::Quarantine;
 use rows::Row;
 use subscribers::Subscribers;
@@ -34,6 +33,7 @@ use turnpike_abi::{PoolId, WorkerId};
 use turnpike_shm::memory::Memory;
 use units::Units;
 
+pub(crate) use pools::Pools;
 pub(crate) use release::Place;
 pub(crate) use subscribers::Subscriber;
 pub(crate) use units::Entry;
@@ -182,6 +182,25 @@ impl Ports {
     /// Number of an address and its pool.
     fn address(&self, external: [u8; 4]) -> Option<(u32, PoolId)> {
         self.pools.number(external)
+    }
+
+    /// The pool of an external address.
+    pub(crate) fn pool_of(&self, external: [u8; 4]) -> Option<PoolId> {
+        self.address(external).map(|(_, pool)| pool)
+    }
+
+    /// Ports in use among the `most` slots from `cursor` on that are a binding's: slots, and the bindings.
+    pub(crate) fn walk_bound(&self, cursor: usize, most: usize) -> impl Iterator<Item = (usize, u32)> {
+        let slots = cursor..cursor.saturating_add(most).min(self.slots());
+        slots.filter_map(|slot| match self.units.entry_of(slot as u32) {
+            Entry::Bound(binding) => Some((slot, binding)),
+            _ => None,
+        })
+    }
+
+    /// Slots there are to walk over: a port in use keeps its own.
+    pub(crate) fn slots(&self) -> usize {
+        self.units.slots()
     }
 
     /// What a port of this worker's stands for.

@@ -289,9 +289,18 @@ impl Ports {
     /// Prepares for the pools of a new policy. What lies on addresses that stay, in pools that are cut as before,
     /// stays as it is. Returns whether anything else was in use: [`Ports::put_back`] is for what it was used for.
     pub(crate) fn set_pools(&mut self, policy: &Policy) -> bool {
-        let records: Vec<_> =
-            policy.pools().map(|(id, pool)| (*pool, policy.ranges_of(id).collect())).collect();
-        self.set_records(&records)
+        self.set_records(&records_of(policy))
+    }
+
+    /// The pools of another policy, if more differs there than limits and times.
+    pub(crate) fn other_pools(&self, policy: &Policy) -> Option<Pools> {
+        let new = Pools::new(&records_of(policy), self.worker, self.workers);
+        (!self.pools.is_like(&new)).then_some(new)
+    }
+
+    /// Whether the ports of an address stay where they are in other pools.
+    pub(crate) fn stays(&self, external: [u8; 4], pools: &Pools) -> bool {
+        self.address(external).is_some_and(|(address, _)| self.pools.stays(address, pools).is_some())
     }
 
     /// As [`Ports::set_pools`], from records and address ranges.
@@ -303,17 +312,11 @@ impl Ports {
         let old = core::mem::replace(&mut self.pools, new);
         let units = self.units.renew(self.pools.len());
         self.blocks.renew(self.pools.len());
-        let stays = |address: u32, pools: &Pools| {
-            let (was, external) = (old.pool_of(address)?, old.external(address)?);
-            let (is, pool) = pools.number(external)?;
-            let same = pool == was && old.state(was)?.geometry == pools.state(pool)?.geometry;
-            same.then_some(is)
-        };
         let mut lost = Vec::new();
         for at in self.blocks.numbers() {
             let Some(&record) = self.blocks.record(at) else { continue };
             let words = record.first_word..record.first_word + record.words;
-            match stays(record.address, &self.pools) {
+            match old.stays(record.address, &self.pools) {
                 Some(address) => {
                     self.units.carry(&units, record.address, address, words);
                     self.blocks.carry(at, address);
@@ -407,4 +410,9 @@ impl Ports {
             self.pair(subscriber, external);
         }
     }
+}
+
+/// The pools of a policy with their addresses.
+fn records_of(policy: &Policy) -> Vec<(PoolRecord, Vec<(u32, u32)>)> {
+    policy.pools().map(|(id, pool)| (*pool, policy.ranges_of(id).collect())).collect()
 }

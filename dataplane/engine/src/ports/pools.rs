@@ -70,7 +70,7 @@ impl PoolState {
 
 /// All pools, and all their addresses.
 #[derive(Debug, Default)]
-pub(super) struct Pools {
+pub(crate) struct Pools {
     states: Vec<PoolState>,
     /// By first address.
     ranges: Vec<Range>,
@@ -122,11 +122,24 @@ impl Pools {
         pools
     }
 
+    /// Whether nothing differs but limits and times.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        self.ranges == other.ranges
+            && self.states.len() == other.states.len()
+            && self.states.iter().zip(&other.states).all(|(mine, new)| mine.geometry == new.geometry)
+    }
+
+    /// The number that an address has in other pools, if its ports stay where they are in them.
+    pub(super) fn stays(&self, address: u32, other: &Self) -> Option<u32> {
+        let (was, external) = (self.pool_of(address)?, self.external(address)?);
+        let (is, pool) = other.number(external)?;
+        let same = pool == was && self.state(was)?.geometry == other.state(pool)?.geometry;
+        same.then_some(is)
+    }
+
     /// Takes over limits and times where nothing else differs. `false` if something does.
     pub(super) fn adjust(&mut self, other: &Self) -> bool {
-        let same = self.ranges == other.ranges
-            && self.states.len() == other.states.len()
-            && self.states.iter().zip(&other.states).all(|(mine, new)| mine.geometry == new.geometry);
+        let same = self.is_like(other);
         if same {
             for (mine, new) in self.states.iter_mut().zip(&other.states) {
                 mine.record = new.record;

@@ -17,35 +17,41 @@ const STEPS: usize = 64;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
     address: u32,
-    pool: PoolId,
+    pub(crate) pool: PoolId,
     word: u16,
     bit: u8,
-    class: Class,
+    pub(crate) class: Class,
 }
 
 impl Ports {
     /// Where a port lies that somebody has.
-    fn place(&self, external: [u8; 4], class: Class, port: u16) -> Option<Place> {
+    pub(crate) fn place(&self, external: [u8; 4], class: Class, port: u16) -> Option<Place> {
         let (address, pool) = self.address(external)?;
         let (word, bit) = place_of(port, self.workers);
         Some(Place { address, pool, word, bit: bit as u8, class })
     }
 
-    /// First of three steps that bring the lines near which a port's release will need. Returns what
-    /// the others ask for.
-    pub(crate) fn prefetch_place(
-        &self,
-        subscriber: u32,
-        external: [u8; 4],
-        class: Class,
-        port: u16,
-    ) -> Option<Place> {
-        if let Some(subscriber) = self.subscribers.record(subscriber) {
-            prefetch_value(subscriber);
+    /// Whose block a port in use lies in: [`NONE`] if it is nobody's.
+    pub(crate) fn owner_of(&self, place: &Place) -> u32 {
+        let block = self.block_of(place).and_then(|block| self.blocks.record(block));
+        block.map_or(NONE, |block| block.subscriber)
+    }
+
+    fn block_of(&self, place: &Place) -> Option<u32> {
+        let unit = self.units.find(place.address, place.class, place.word)?;
+        self.units.unit(unit * 64).map(|unit| unit.block)
+    }
+
+    /// Says what a port in use stands for from now on.
+    pub(crate) fn set_entry(&mut self, place: &Place, entry: Entry) {
+        if let Some(unit) = self.units.find(place.address, place.class, place.word) {
+            self.units.set(unit * 64 + u32::from(place.bit), entry);
         }
-        let place = self.place(external, class, port)?;
-        self.units.prefetch_directory(place.address, class, place.word);
-        Some(place)
+    }
+
+    /// First of four steps that bring the lines near which a port's release will need.
+    pub(crate) fn prefetch_place(&self, place: &Place) {
+        self.units.prefetch_directory(place.address, place.class, place.word);
     }
 
     /// Second step.
@@ -55,9 +61,15 @@ impl Ports {
 
     /// Third step.
     pub(crate) fn prefetch_block_of(&self, place: &Place) {
-        let unit = self.units.find(place.address, place.class, place.word);
-        if let Some(unit) = unit.and_then(|unit| self.units.unit(unit * 64)) {
-            self.blocks.prefetch(unit.block);
+        if let Some(block) = self.block_of(place) {
+            self.blocks.prefetch(block);
+        }
+    }
+
+    /// Fourth step.
+    pub(crate) fn prefetch_owner_of(&self, place: &Place) {
+        if let Some(subscriber) = self.subscribers.record(self.owner_of(place)) {
+            prefetch_value(subscriber);
         }
     }
 

@@ -163,6 +163,11 @@ impl Units {
         }
     }
 
+    /// Slots of all units there ever were.
+    pub(super) fn slots(&self) -> usize {
+        self.slab.len() * 64
+    }
+
     /// The unit of a word.
     pub(super) fn find(&self, address: u32, class: Class, word: u16) -> Option<u32> {
         self.directory.get(self.place(address, class, word))?.checked_sub(1)
