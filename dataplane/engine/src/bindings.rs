@@ -4,6 +4,7 @@
 mod contacts;
 mod ending;
 mod held;
+mod numbers;
 mod pinholes;
 mod slots;
 pub(crate) mod sole;
@@ -16,6 +17,7 @@ use crate::ports::{Class, Entry, Foreseen, PortError, Ports, Taken, Wanted};
 use crate::{Setup, Time};
 use contacts::Contacts;
 use held::Reservation;
+use numbers::Numbers;
 use pinholes::Pinhole;
 use slots::Slots;
 use turnpike_abi::command::{Kind, Parity, Slot};
@@ -189,7 +191,7 @@ pub(crate) struct Bindings {
     pinholes: Vec<Pinhole>,
     free_pinholes: Vec<u32>,
     /// First pinhole of an id; a range has one for each port.
-    by_id: Map<u64, u32>,
+    by_id: Numbers,
     /// Translated bindings of protocols without ports, by external address.
     portless: Map<ExternalKey, u32>,
     /// Ports of this worker's blocks, and portless protocols, whose inside host belongs to another worker.
@@ -242,10 +244,10 @@ impl Bindings {
             free_hosts: Vec::with_capacity(capacity),
             pinholes: Vec::with_capacity(capacity),
             free_pinholes: Vec::with_capacity(capacity),
-            by_id: map(capacity, keyed),
+            by_id: Numbers::new(capacity, keyed)?,
             portless: map(capacity.min(1 << 16), keyed),
-            leases: Slots::new(capacity.div_ceil(HELD_SHARE), keyed),
-            reservations: Slots::new(capacity.div_ceil(HELD_SHARE), keyed),
+            leases: Slots::new(capacity.div_ceil(HELD_SHARE), keyed)?,
+            reservations: Slots::new(capacity.div_ceil(HELD_SHARE), keyed)?,
             contacts: None,
             flows: setup.flows,
             ports: Ports::new(setup, keyed, memory)?,
