@@ -151,10 +151,15 @@ impl<T> Array<T> {
 /// An empty vector with room for `capacity`. The kernel gives pages as they are touched, large ones if it can.
 #[must_use]
 pub fn roomy<T>(capacity: usize) -> Vec<T> {
-    let mut vector = Vec::with_capacity(capacity);
-    let room = vector.spare_capacity_mut();
-    let first = room.as_mut_ptr() as usize;
-    let (start, end) = (first.next_multiple_of(HUGE), (first + size_of_val(room)) / HUGE * HUGE);
+    on_large_pages(Vec::with_capacity(capacity))
+}
+
+/// A vector whose memory was not touched yet: the kernel gives large pages as it is, if it can.
+#[must_use]
+pub fn on_large_pages<T>(vector: Vec<T>) -> Vec<T> {
+    let first = vector.as_ptr() as usize;
+    let (start, end) =
+        (first.next_multiple_of(HUGE), (first + vector.capacity() * size_of::<T>()) / HUGE * HUGE);
     if start < end {
         crate::mapping::prefer_large_pages(start as *mut core::ffi::c_void, end - start);
     }

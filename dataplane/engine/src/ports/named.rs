@@ -4,7 +4,7 @@
 use super::geometry::place_of;
 use super::pools::Pools;
 use super::quarantine::{Chain, STRIDE, chain, unchain};
-use super::units::END;
+use super::units::{Directory, END};
 use super::{Class, Entry, PortError, Ports, Subscriber, Taken, Wanted};
 use crate::policy::Policy;
 use turnpike_abi::PoolId;
@@ -341,7 +341,7 @@ impl Ports {
     }
 
     /// Forgets a block whose address or shape is gone, with its ports.
-    fn drop_block(&mut self, at: u32, units: &[u32], old: &Pools) {
+    fn drop_block(&mut self, at: u32, units: &Directory, old: &Pools) {
         let Some(&record) = self.blocks.record(at) else { return };
         if let Some(logged) = self.logged_block(old, at) {
             self.records.note((Kind::PORTS_RELEASED, logged));
