@@ -388,8 +388,8 @@ impl<B: Buffer> Worker<B> {
     /// Sees to it that every binding whose port will not stay where it is has a record when other pools come.
     fn settle_moving(&mut self, pools: &Pools) {
         for place in 0..self.flows.places() {
-            let flow = self.flows.walk(place, 1).next().map_or(NONE, |(_, flow)| flow);
-            let Some(flow) = sole::flow_of(self.flows.binding(flow)) else { continue };
+            let binding = self.flows.at(place).map_or(NONE, |flow| self.flows.binding(flow));
+            let Some(flow) = sole::flow_of(binding) else { continue };
             let external = self.flows.record(flow).map(|record| sole::ends_of(record).1.0);
             if external.is_some_and(|external| !self.bindings.ports.stays(external, pools)) {
                 self.with_record(sole::binding_of(flow));

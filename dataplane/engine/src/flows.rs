@@ -642,12 +642,15 @@ impl Flows {
     /// Live flows among the `most` places from `cursor` on, with their places and numbers. Places are the
     /// numbers ever used, without a gap.
     pub(crate) fn walk(&self, cursor: usize, most: usize) -> impl Iterator<Item = (usize, u32)> + '_ {
-        let used = self.free.fresh as usize;
         let places = cursor..cursor.saturating_add(most).min(self.places());
-        places.filter_map(move |place| {
-            let number = if place < used { place } else { self.records.len() + (place - used) } as u32;
-            self.record(number).is_some_and(|record| record.has(flag::LIVE)).then_some((place, number))
-        })
+        places.filter_map(|place| self.at(place).map(|number| (place, number)))
+    }
+
+    /// The live flow at a place.
+    pub(crate) fn at(&self, place: usize) -> Option<u32> {
+        let used = self.free.fresh as usize;
+        let number = if place < used { place } else { self.records.len() + (place - used) } as u32;
+        self.record(number).filter(|record| record.has(flag::LIVE)).map(|_| number)
     }
 
     /// Places there are to walk over.

@@ -18,7 +18,7 @@ impl Numbers {
     /// For up to `entries` records. `None` if the kernel gives no memory.
     pub(super) fn new(entries: usize, keyed: Keyed) -> Option<Self> {
         // Half filled at most: what is filed always finds a place.
-        let mut memory = Memory::ordinary(Index::bytes(entries * 2)).ok()?;
+        let mut memory = Memory::sparse(Index::bytes(entries * 2)).ok()?;
         Some(Self { index: Index::new(entries * 2, entries, &mut memory)?, keyed, len: 0 })
     }
 

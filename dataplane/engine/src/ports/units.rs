@@ -10,7 +10,7 @@
 use super::Class;
 use turnpike_abi::WorkerId;
 use turnpike_abi::flow::NONE;
-use turnpike_shm::memory::{on_large_pages, prefetch_value, roomy};
+use turnpike_shm::memory::{Array, prefetch_value, roomy, zeros};
 
 /// What a port stands for: an entry of a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +104,7 @@ pub(super) type Slot = u32;
 const MOST: usize = END as usize / 64;
 
 /// By class, then address and word: a unit plus one, 0 for none.
-pub(super) type Directory = [Vec<u32>; Class::COUNT];
+pub(super) type Directory = [Array<u32>; Class::COUNT];
 
 #[derive(Debug)]
 pub(super) struct Units {
@@ -117,7 +117,7 @@ pub(super) struct Units {
     capacity: usize,
     directory: Directory,
     /// Likewise: the ports in use. Apart from the units, so that the words of a block share a cache line.
-    used: [Vec<u64>; Class::COUNT],
+    used: [Array<u64>; Class::COUNT],
     /// Words a worker has of each address.
     words: usize,
 }
@@ -400,12 +400,12 @@ impl Units {
         }
     }
 
-    /// Makes a directory for `addresses` and returns the old one. The kernel's zero pages stand for it until
-    /// it is written, so its size costs nothing here.
+    /// Makes a directory for `addresses` and returns the old one. It takes memory where it is written. Without any from
+    /// the kernel there are no ports.
     pub(super) fn renew(&mut self, addresses: usize) -> Directory {
         let places = addresses * self.words;
-        self.used = Class::ALL.map(|_| on_large_pages(vec![0; places]));
-        core::mem::replace(&mut self.directory, Class::ALL.map(|_| on_large_pages(vec![0; places])))
+        self.used = Class::ALL.map(|_| zeros(places).unwrap_or_default());
+        core::mem::replace(&mut self.directory, Class::ALL.map(|_| zeros(places).unwrap_or_default()))
     }
 
     /// Carries the units of a block's words over from the old directory.
@@ -446,8 +446,8 @@ impl Units {
     }
 }
 
-fn of_class<T>(of: &[Vec<T>; Class::COUNT], class: Class) -> &[T] {
-    of.get(class.index()).map_or(&[], Vec::as_slice)
+fn of_class<T>(of: &[Array<T>; Class::COUNT], class: Class) -> &[T] {
+    of.get(class.index()).map_or(&[], |array| array)
 }
 
 fn take_chunk(chunks: &mut Vec<Chunk>, free: &mut u32, capacity: usize) -> Option<u32> {
@@ -536,7 +536,7 @@ mod tests {
             }
             prop_assert_eq!(free_of(units.free, |at| units.slab[at].more), units.slab.len());
             prop_assert_eq!(free_of(units.free_chunks, |at| units.chunks[at].next), units.chunks.len());
-            prop_assert!(units.used.iter().flatten().all(|&used| used == 0));
+            prop_assert!(units.used.iter().flat_map(|used| used.iter()).all(|&used| used == 0));
         }
     }
 
