@@ -7,6 +7,7 @@
 use crate::bindings::{Leaving, sole};
 use crate::flows::{Filed, Flows, class_of_record};
 use crate::pipeline::{Tables, Worker};
+use crate::ports::Place;
 use crate::{Buffer, Time, tcp};
 use turnpike_abi::counters::{Counter, FlowEnd, ProtocolClass, TcpState};
 use turnpike_abi::event::FlowEnded;
@@ -178,10 +179,10 @@ impl<B: Buffer> Worker<B> {
                 dynamic.then(|| self.bindings.leaving(ending.binding)).flatten()
             };
         }
-        let places = || endings.iter().filter_map(|ending| ending.leaving.as_ref()?.place.as_ref());
-        places().for_each(|place| self.bindings.ports.prefetch_unit(place));
-        places().for_each(|place| self.bindings.ports.prefetch_block_of(place));
-        places().for_each(|place| self.bindings.ports.prefetch_owner_of(place));
+        let ports = &self.bindings.ports;
+        places(endings).for_each(|place| ports.prefetch_unit(place));
+        places(endings).for_each(|place| ports.prefetch_block_of(place));
+        places(endings).for_each(|place| ports.prefetch_owner_of(place));
     }
 
     /// What is to become of a flow whose timer came.
@@ -207,6 +208,11 @@ impl<B: Buffer> Worker<B> {
             state => tcp::ending(state),
         })
     }
+}
+
+/// Where the ports lie that will be given back.
+fn places(endings: &mut [Ending]) -> impl Iterator<Item = &mut Place> {
+    endings.iter_mut().filter_map(|ending| ending.leaving.as_mut()?.place.as_mut())
 }
 
 /// What is to become of a flow whose timer came.

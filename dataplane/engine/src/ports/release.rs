@@ -21,6 +21,9 @@ pub(crate) struct Place {
     word: u16,
     bit: u8,
     pub(crate) class: Class,
+    /// Its unit and its block's subscriber, or [`NONE`] as long as nobody looked for them.
+    unit: u32,
+    owner: u32,
 }
 
 impl Ports {
@@ -28,24 +31,33 @@ impl Ports {
     pub(crate) fn place(&self, external: [u8; 4], class: Class, port: u16) -> Option<Place> {
         let (address, pool) = self.address(external)?;
         let (word, bit) = place_of(port, self.workers);
-        Some(Place { address, pool, word, bit: bit as u8, class })
+        Some(Place { address, pool, word, bit: bit as u8, class, unit: NONE, owner: NONE })
+    }
+
+    /// The slot of a port in use.
+    fn slot_of(&self, place: &Place) -> Option<u32> {
+        let known = (place.unit != NONE).then_some(place.unit);
+        let unit = known.or_else(|| self.units.find(place.address, place.class, place.word))?;
+        Some(unit * 64 + u32::from(place.bit))
+    }
+
+    fn block_of(&self, place: &Place) -> Option<u32> {
+        self.units.unit(self.slot_of(place)?).map(|unit| unit.block)
     }
 
     /// Whose block a port in use lies in: [`NONE`] if it is nobody's.
     pub(crate) fn owner_of(&self, place: &Place) -> u32 {
+        if place.owner != NONE {
+            return place.owner;
+        }
         let block = self.block_of(place).and_then(|block| self.blocks.record(block));
         block.map_or(NONE, |block| block.subscriber)
     }
 
-    fn block_of(&self, place: &Place) -> Option<u32> {
-        let unit = self.units.find(place.address, place.class, place.word)?;
-        self.units.unit(unit * 64).map(|unit| unit.block)
-    }
-
     /// Says what a port in use stands for from now on.
     pub(crate) fn set_entry(&mut self, place: &Place, entry: Entry) {
-        if let Some(unit) = self.units.find(place.address, place.class, place.word) {
-            self.units.set(unit * 64 + u32::from(place.bit), entry);
+        if let Some(slot) = self.slot_of(place) {
+            self.units.set(slot, entry);
         }
     }
 
@@ -55,8 +67,11 @@ impl Ports {
     }
 
     /// Second step.
-    pub(crate) fn prefetch_unit(&self, place: &Place) {
-        self.units.prefetch(place.address, place.class, place.word);
+    pub(crate) fn prefetch_unit(&self, place: &mut Place) {
+        if let Some(unit) = self.units.find(place.address, place.class, place.word) {
+            place.unit = unit;
+            self.units.prefetch_unit(unit * 64);
+        }
     }
 
     /// Third step.
@@ -67,8 +82,9 @@ impl Ports {
     }
 
     /// Fourth step.
-    pub(crate) fn prefetch_owner_of(&self, place: &Place) {
-        if let Some(subscriber) = self.subscribers.record(self.owner_of(place)) {
+    pub(crate) fn prefetch_owner_of(&self, place: &mut Place) {
+        place.owner = self.owner_of(place);
+        if let Some(subscriber) = self.subscribers.record(place.owner) {
             prefetch_value(subscriber);
         }
     }
@@ -94,10 +110,9 @@ impl Ports {
         }
     }
 
-    fn release_place(&mut self, &Place { address, pool, word, bit, class }: &Place) {
-        let now_s = self.now_s();
-        let Some(unit) = self.units.find(address, class, word) else { return };
-        let slot = unit * 64 + u32::from(bit);
+    fn release_place(&mut self, place: &Place) {
+        let (now_s, &Place { pool, class, .. }) = (self.now_s(), place);
+        let Some(slot) = self.slot_of(place) else { return };
         if matches!(self.units.entry_of(slot), Entry::Free | Entry::Cooling) {
             return;
         }
