@@ -109,7 +109,6 @@ impl<B: Buffer> Worker<B> {
         self.counters.set(Counter::TimerLagMs, self.flows.wheel.lag_ms(now));
         self.bindings.ports.tick(now);
         self.bindings.ports.count(&mut self.counters);
-        self.counters.set(Counter::Subscribers, self.bindings.subscribers() as u64);
     }
 
     /// Looks at as many flows as end together. `false` if there were fewer.
