@@ -13,7 +13,7 @@ use crate::flows::Flows;
 use crate::index::Index;
 use crate::keyed::{Keyed, Map, Random, TupleHash, map};
 use crate::policy::Policy;
-use crate::ports::{Class, Entry, Foreseen, PortError, Ports, Taken, Wanted};
+use crate::ports::{Class, Coming, Entry, Foreseen, PortError, Ports, Taken, Wanted};
 use crate::{Setup, Time};
 use contacts::Contacts;
 use held::Reservation;
@@ -741,13 +741,13 @@ impl Bindings {
 
     /// Prepares for the pools of a new policy. Returns whether that is the first to ask who was asked: every flow there
     /// is has to be told then ([`Bindings::asked`]).
-    pub(crate) fn set_pools(&mut self, policy: &Policy) -> bool {
+    pub(crate) fn set_pools(&mut self, policy: &Policy, coming: Coming) -> bool {
         let asks = |(_, pool): (PoolId, &PoolRecord)| pool.filtering == Filtering::ADDRESS_DEPENDENT;
         let first = self.contacts.is_none() && policy.pools().any(asks);
         if first {
             self.contacts = Contacts::new(self.flows, self.keyed);
         }
-        let lost = self.ports.set_pools(policy);
+        let lost = self.ports.set_pools(coming);
         self.leases.retain(|key, (_, pool)| policy.pool_of(key.address) == Some(*pool));
         self.reservations.retain(|_, held| policy.pool_of(Address::v4(held.external)) == Some(held.pool));
         if lost {

@@ -23,6 +23,7 @@ use crate::records::Records;
 use crate::{Setup, Time};
 use blocks::Blocks;
 use geometry::{place_of, port_of, words_of};
+use pools::Pools;
 use quarantine::Quarantine;
 use rows::Row;
 use subscribers::Subscribers;
@@ -33,7 +34,7 @@ use turnpike_abi::{PoolId, WorkerId};
 use turnpike_shm::memory::Memory;
 use units::Units;
 
-pub(crate) use pools::Pools;
+pub(crate) use pools::Coming;
 pub(crate) use release::Place;
 pub(crate) use subscribers::Subscriber;
 pub(crate) use units::Entry;
@@ -146,6 +147,8 @@ pub(crate) struct Ports {
     units: Units,
     quarantine: Quarantine,
     tally: Tally,
+    /// How often ports took other places, because a pool was cut anew.
+    cuts: u64,
     now: Time,
     /// What subscribers got and gave back, to be logged.
     pub(crate) records: Records<log::Logged>,
@@ -170,6 +173,7 @@ impl Ports {
             units: Units::new(bindings * 2, words),
             quarantine: Quarantine::new(bindings),
             tally: Tally::default(),
+            cuts: 0,
             now: Time(0),
             records: Records::new(),
         })
@@ -189,18 +193,17 @@ impl Ports {
         self.address(external).map(|(_, pool)| pool)
     }
 
-    /// Ports in use among the `most` slots from `cursor` on that are a binding's: slots, and the bindings.
-    pub(crate) fn walk_bound(&self, cursor: usize, most: usize) -> impl Iterator<Item = (usize, u32)> {
-        let slots = cursor..cursor.saturating_add(most).min(self.slots());
-        slots.filter_map(|slot| match self.units.entry_of(slot as u32) {
-            Entry::Bound(binding) => Some((slot, binding)),
+    /// Ports in use from slot `cursor` on, in as many units, that are a binding's: slots, and the bindings.
+    pub(crate) fn walk_bound(&self, cursor: usize, units: usize) -> impl Iterator<Item = (usize, u32)> {
+        self.units.walk(cursor, units).filter_map(|slot| match self.units.entry_of(slot) {
+            Entry::Bound(binding) => Some((slot as usize, binding)),
             _ => None,
         })
     }
 
-    /// Slots there are to walk over: a port in use keeps its own.
-    pub(crate) fn slots(&self) -> usize {
-        self.units.slots()
+    /// Slots there are to walk over, and how often pools were cut anew: until then a port in use keeps its slot.
+    pub(crate) fn slots(&self) -> (usize, u64) {
+        (self.units.slots(), self.cuts)
     }
 
     /// What a port of this worker's stands for.

@@ -70,12 +70,30 @@ impl PoolState {
 
 /// All pools, and all their addresses.
 #[derive(Debug, Default)]
-pub(crate) struct Pools {
+pub(super) struct Pools {
     states: Vec<PoolState>,
     /// By first address.
     ranges: Vec<Range>,
     /// By number.
     addresses: Vec<AddressState>,
+}
+
+/// The pools of another policy, beside those there are.
+#[derive(Debug)]
+pub(crate) struct Coming {
+    pub(super) pools: Pools,
+    /// By pool: it is cut into the same blocks.
+    alike: Vec<bool>,
+    /// More differs than limits and times.
+    pub(crate) moves: bool,
+}
+
+impl Coming {
+    /// The number that an external address of a pool will have, if its ports stay where they are.
+    pub(super) fn stays(&self, external: [u8; 4], was: PoolId) -> Option<u32> {
+        let (is, pool) = self.pools.number(external)?;
+        (pool == was && self.alike.get(was.index()) == Some(&true)).then_some(is)
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -122,30 +140,21 @@ impl Pools {
         pools
     }
 
-    /// Whether nothing differs but limits and times.
-    pub(super) fn is_like(&self, other: &Self) -> bool {
-        self.ranges == other.ranges
-            && self.states.len() == other.states.len()
-            && self.states.iter().zip(&other.states).all(|(mine, new)| mine.geometry == new.geometry)
+    /// What becomes of these pools when others come.
+    pub(super) fn coming(&self, pools: Self) -> Coming {
+        let pairs = self.states.iter().zip(&pools.states);
+        let alike: Vec<_> = pairs.map(|(mine, new)| mine.geometry == new.geometry).collect();
+        let moves = self.ranges != pools.ranges
+            || self.states.len() != pools.states.len()
+            || alike.iter().any(|alike| !alike);
+        Coming { pools, alike, moves }
     }
 
-    /// The number that an address has in other pools, if its ports stay where they are in them.
-    pub(super) fn stays(&self, address: u32, other: &Self) -> Option<u32> {
-        let (was, external) = (self.pool_of(address)?, self.external(address)?);
-        let (is, pool) = other.number(external)?;
-        let same = pool == was && self.state(was)?.geometry == other.state(pool)?.geometry;
-        same.then_some(is)
-    }
-
-    /// Takes over limits and times where nothing else differs. `false` if something does.
-    pub(super) fn adjust(&mut self, other: &Self) -> bool {
-        let same = self.is_like(other);
-        if same {
-            for (mine, new) in self.states.iter_mut().zip(&other.states) {
-                mine.record = new.record;
-            }
+    /// Takes over limits and times.
+    pub(super) fn adjust(&mut self, other: &Self) {
+        for (mine, new) in self.states.iter_mut().zip(&other.states) {
+            mine.record = new.record;
         }
-        same
     }
 
     pub(super) fn len(&self) -> usize {

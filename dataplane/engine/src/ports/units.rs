@@ -179,6 +179,21 @@ impl Units {
         }
     }
 
+    /// Slots in use from `cursor` on, in the next `units` units.
+    pub(super) fn walk(&self, cursor: usize, units: usize) -> impl Iterator<Item = Slot> {
+        let first = cursor / 64;
+        let units = self.slab.iter().enumerate().skip(first).take(units);
+        units.flat_map(move |(number, unit)| {
+            let skipped = if number == first { cursor % 64 } else { 0 };
+            let mut used = unit.used >> skipped << skipped;
+            core::iter::from_fn(move || {
+                let bit = (used != 0).then(|| used.trailing_zeros())?;
+                used &= used - 1;
+                Some(number as u32 * 64 + bit)
+            })
+        })
+    }
+
     /// Slots of all units there ever were.
     pub(super) fn slots(&self) -> usize {
         self.slab.len() * 64
