@@ -14,8 +14,8 @@ pub struct Options {
     #[arg(long, value_delimiter = ',', value_parser = count, default_value = "1M,10M")]
     pub flows: Vec<u32>,
     /// Flows of a subscriber; its ports come in blocks, so few flows leave much of a block unused.
-    #[arg(long, default_value_t = FLOWS_EACH, value_parser = clap::value_parser!(u32).range(1..=8000))]
-    pub each: u32,
+    #[arg(long, value_delimiter = ',', default_values_t = [FLOWS_EACH, 4 * FLOWS_EACH], value_parser = clap::value_parser!(u32).range(1..=8000))]
+    pub each: Vec<u32>,
     /// Fail if a flow takes more bytes than this, with everything that belongs to it.
     #[arg(long, value_name = "BYTES")]
     pub at_most: Option<f64>,
@@ -28,6 +28,7 @@ pub struct Options {
 pub fn run(options: &Options, report: &mut Report) -> Result<(), String> {
     let columns = [
         ("flows", "flows"),
+        ("each", "of a subscriber"),
         ("arrays", "arrays, computed: bytes/flow"),
         ("reserved", "at start, MB"),
         ("resident", "with all flows, MB"),
@@ -36,16 +37,18 @@ pub fn run(options: &Options, report: &mut Report) -> Result<(), String> {
     ];
     let mut table = Table::new("memory: resident memory of an engine and its policy", &columns);
     machine::describe(&mut table);
-    table.condition("each flow", format!("with a binding of its own; {} flows a subscriber", options.each));
+    table.condition("each flow", "with a binding of its own; blocks of 512 ports");
     table.condition(
         "included",
         "index, records, bindings, timers, port state, pools, neighbour and route tables",
     );
     let mut worst = 0.0f64;
-    for &flows in &options.flows {
+    for (&flows, &each) in
+        options.flows.iter().flat_map(|flows| options.each.iter().map(move |each| (flows, each)))
+    {
         // What is not per flow and not the engine's comes first: buffers, vectors of this program.
         let before = Resident::now();
-        let mut rig = Rig::new(&Shape::new(Plan::single(options.each), flows))?;
+        let mut rig = Rig::new(&Shape::new(Plan::single(each), flows))?;
         let buffers = rig.stock.bytes();
         let start = Resident::now().since(&before);
         rig.open((0, flows), 64, |_, _| ())?;
@@ -53,14 +56,15 @@ pub fn run(options: &Options, report: &mut Report) -> Result<(), String> {
         let own = buffers + (rig.external.capacity() * size_of::<crate::traffic::External>()) as u64;
         let filled = Resident::now().since(&before);
         let bytes = filled.total().saturating_sub(own);
-        let each = bytes as f64 / f64::from(flows);
-        worst = worst.max(each);
+        let of_a_flow = bytes as f64 / f64::from(flows);
+        worst = worst.max(of_a_flow);
         table.row(vec![
             short(flows).into(),
+            each.to_string().into(),
             Cell::Number(rig.arrays as f64 / f64::from(flows), 1),
             Cell::Number(start.total().saturating_sub(buffers) as f64 / 1e6, 0),
             Cell::Number(bytes as f64 / 1e6, 0),
-            Cell::Number(each, 1),
+            Cell::Number(of_a_flow, 1),
             filled.pages().into(),
         ]);
     }

@@ -153,8 +153,6 @@ pub struct FlowRecord6 {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct FlowCold {
-    /// The binding it uses, or [`NONE`].
-    pub binding: u32,
     /// When it began, in units of 128 ms of the dataplane's clock.
     pub created: u32,
     /// Next in its timer's slot, or on the free list.
@@ -176,6 +174,9 @@ pub mod flag {
     pub const TRANSLATED: u8 = 0x20;
     /// In use. A record without is free, or waits for its timer to become so.
     pub const LIVE: u8 = 0x40;
+    /// In the list of a binding (an external port, or pinholes) that has a record of its own. A translated flow
+    /// without is the only one of its binding, and its record stands for both.
+    pub const LISTED: u8 = 0x80;
 }
 
 /// A flow as it is shown: copied out of a state file, whole.
@@ -249,7 +250,7 @@ const _: () = {
     assert!(size_of::<StateHeader>() <= HEADER);
     assert!(size_of::<FlowRecord>() == 64);
     assert!(size_of::<FlowRecord6>() == 128);
-    assert!(size_of::<FlowCold>() == 12);
+    assert!(size_of::<FlowCold>() == 8);
     assert!(TcpState::COUNT <= flag::TCP as usize + 1);
 };
 

@@ -156,7 +156,7 @@ pub const LAYOUT_HASH: u64 = {
         WalkEnd { cursor, rows }
         FlowRecord { bytes, packets, stamp, epoch, hops, sequence, ingress, ip_delta, l4_delta, protocol, state, addresses, ports }
         FlowRecord6 { head, inside, remote }
-        FlowCold { binding, created, timer }
+        FlowCold { created, timer }
         StateHeader { magic, layout_hash, abi_version, flows, flows_v6, worker, workers, clock_base }
         PinholeLocked { id, remote, remote_port }
         PinholeClosed { id }

@@ -37,7 +37,7 @@ pub use address::{Address, InterfaceId, PoolId, PortId, Prefix, WorkerId, ZoneId
 
 /// Version of everything in this crate. Peers of another version are refused at attach.
 /// `tests/layout.rs` fails when a layout changes and this number does not.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Most worker threads a dataplane runs.
 pub const MAX_WORKERS: usize = 64;

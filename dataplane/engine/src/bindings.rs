@@ -4,16 +4,20 @@
 mod contacts;
 mod ending;
 mod held;
+mod numbers;
 mod pinholes;
 mod slots;
+pub(crate) mod sole;
 
+use crate::flows::Flows;
 use crate::index::Index;
 use crate::keyed::{Keyed, Map, Random, TupleHash, map};
 use crate::policy::Policy;
-use crate::ports::{Class, Entry, Foreseen, PortError, Ports, Taken, Wanted};
+use crate::ports::{Class, Coming, Entry, Foreseen, PortError, Ports, Taken, Wanted};
 use crate::{Setup, Time};
 use contacts::Contacts;
 use held::Reservation;
+use numbers::Numbers;
 use pinholes::Pinhole;
 use slots::Slots;
 use turnpike_abi::command::{Kind, Parity, Slot};
@@ -22,7 +26,7 @@ use turnpike_abi::event::{AckResult, BindingRow};
 use turnpike_abi::flow::{CREATED_SHIFT, NONE};
 use turnpike_abi::table::{Filtering, PoolRecord};
 use turnpike_abi::{Address, PoolId, WorkerId, steering};
-use turnpike_shm::memory::{Memory, prefetch_value, roomy};
+use turnpike_shm::memory::{Memory, roomy};
 
 pub(crate) use ending::Leaving;
 pub(crate) use pinholes::{Closing, Passage, PassingBy, Shown};
@@ -36,7 +40,7 @@ const HELD_SHARE: usize = 4;
 /// Events that wait for the next look at the timers.
 const NOTICES: usize = 1024;
 
-/// A binding, or an untranslated inside endpoint with pinholes (`pool` is [`BindingRow::NO_POOL`]).
+/// The record of a binding, or of an untranslated inside endpoint with pinholes (`pool` is [`BindingRow::NO_POOL`]).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Binding {
     /// Zero for an IPv6 endpoint.
@@ -113,6 +117,11 @@ impl Binding {
         !self.has(Self::PINNED)
     }
 
+    /// Whether it has a port of a block of this worker's.
+    fn has_own_port(&self) -> bool {
+        self.pool != BindingRow::NO_POOL && !self.has(Self::LEASED) && Class::of(self.class()).is_some()
+    }
+
     /// Whether it has a flow.
     pub(crate) fn is_in_use(&self) -> bool {
         self.first_flow != NONE
@@ -171,6 +180,8 @@ pub(crate) struct Bindings {
     /// and nothing else, as most are, nothing is ever written here: zero pages stand for them.
     more: Vec<[u32; 2]>,
     free: Vec<u32>,
+    /// Bindings without a record: [`sole`].
+    soles: usize,
     capacity: usize,
     by_inside: Index,
     hash: TupleHash,
@@ -180,7 +191,7 @@ pub(crate) struct Bindings {
     pinholes: Vec<Pinhole>,
     free_pinholes: Vec<u32>,
     /// First pinhole of an id; a range has one for each port.
-    by_id: Map<u64, u32>,
+    by_id: Numbers,
     /// Translated bindings of protocols without ports, by external address.
     portless: Map<ExternalKey, u32>,
     /// Ports of this worker's blocks, and portless protocols, whose inside host belongs to another worker.
@@ -225,17 +236,18 @@ impl Bindings {
             slab: roomy(capacity),
             more: vec![[0; 2]; capacity],
             free: Vec::with_capacity(capacity),
+            soles: 0,
             capacity,
-            by_inside: Index::new(setup.bindings, capacity, memory)?,
+            by_inside: Index::new(setup.bindings, 2 * capacity.max(setup.flows), memory)?,
             hash: TupleHash::new(keyed),
             hosts: Vec::with_capacity(capacity),
             free_hosts: Vec::with_capacity(capacity),
             pinholes: Vec::with_capacity(capacity),
             free_pinholes: Vec::with_capacity(capacity),
-            by_id: map(capacity, keyed),
+            by_id: Numbers::new(capacity, keyed)?,
             portless: map(capacity.min(1 << 16), keyed),
-            leases: Slots::new(capacity.div_ceil(HELD_SHARE), keyed),
-            reservations: Slots::new(capacity.div_ceil(HELD_SHARE), keyed),
+            leases: Slots::new(capacity.div_ceil(HELD_SHARE), keyed)?,
+            reservations: Slots::new(capacity.div_ceil(HELD_SHARE), keyed)?,
             contacts: None,
             flows: setup.flows,
             ports: Ports::new(setup, keyed, memory)?,
@@ -283,6 +295,9 @@ impl Bindings {
 
     /// Flows of a binding.
     pub(crate) fn flows_of(&self, number: u32) -> u32 {
+        if sole::flow_of(number).is_some() {
+            return 1;
+        }
         let Some(record) = self.record(number).filter(|record| record.is_in_use()) else { return 0 };
         let shared = record.has(Binding::SHARED);
         1 + self.more.get(number as usize).filter(|_| shared).map_or(0, |[_, flows]| *flows)
@@ -384,9 +399,9 @@ impl Bindings {
         self.foreseen = foreseen;
     }
 
-    /// The binding of an inside endpoint.
+    /// The binding of an inside endpoint, if that has a record ([`Bindings::anyhow_of_inside`]).
     pub(crate) fn of_inside(&self, protocol: u8, address: Address, port: u16, pool: PoolId) -> Option<u32> {
-        self.under(self.hash_inside(protocol, address, port, pool), protocol, (address, port), pool)
+        self.search(protocol, (address, port), pool).ok()
     }
 
     /// As [`Bindings::of_inside`], for a caller who will make one if there is none.
@@ -395,36 +410,63 @@ impl Bindings {
     /// What that needs, if there is none.
     pub(crate) fn search(&self, protocol: u8, inside: (Address, u16), pool: PoolId) -> Result<u32, Unbound> {
         let hash = self.hash_inside(protocol, inside.0, inside.1, pool);
-        self.search_at(Place { hash, pool }, protocol, inside, pool)
+        let unbound = Unbound { inside, pool, protocol, hash };
+        self.under(&unbound, |_| false).ok_or(unbound)
     }
 
-    /// As [`Bindings::search`], with the place that [`Bindings::prefetch`] guessed.
+    /// The binding of an inside endpoint, with a record or without.
+    pub(crate) fn anyhow_of_inside(
+        &self,
+        flows: &Flows,
+        protocol: u8,
+        inside: (Address, u16),
+        pool: PoolId,
+    ) -> Option<u32> {
+        let hash = self.hash_inside(protocol, inside.0, inside.1, pool);
+        self.search_at(flows, Place { hash, pool }, protocol, inside, pool).ok()
+    }
+
+    /// As [`Bindings::anyhow_of_inside`], with the place that [`Bindings::prefetch`] guessed, for a caller who will make
+    /// one if there is none.
     ///
     /// # Errors
-    /// As there.
+    /// What that needs, if there is none.
+    #[inline(always)]
     pub(crate) fn search_at(
         &self,
+        flows: &Flows,
         place: Place,
         protocol: u8,
         inside: (Address, u16),
         pool: PoolId,
     ) -> Result<u32, Unbound> {
-        if place.pool != pool {
-            return self.search(protocol, inside, pool);
-        }
-        let hash = place.hash;
-        self.under(hash, protocol, inside, pool).ok_or(Unbound { inside, pool, protocol, hash })
+        let hash = if place.pool == pool {
+            place.hash
+        } else {
+            self.hash_inside(protocol, inside.0, inside.1, pool)
+        };
+        let key = (protocol, inside.0.to_v4().unwrap_or_default(), inside.1, pool);
+        let unbound = Unbound { inside, pool, protocol, hash };
+        let is = |flow| flows.record(flow).is_some_and(|record| self.is_sole_of(record, key));
+        self.under(&unbound, is).ok_or(unbound)
     }
 
-    /// The binding of an inside endpoint with a hash.
-    fn under(&self, hash: u64, protocol: u8, (address, port): (Address, u16), pool: PoolId) -> Option<u32> {
+    /// The binding of an inside endpoint. `is` tells whether a flow's record stands for it.
+    #[inline(always)]
+    fn under(&self, unbound: &Unbound, is: impl Fn(u32) -> bool) -> Option<u32> {
+        let &Unbound { inside: (address, port), pool, protocol, hash } = unbound;
         let v4 = address.to_v4().unwrap_or_default();
-        self.by_inside.find(hash, |number| {
+        let found = self.by_inside.find(hash, |reference| {
+            let number = sole::referred(reference);
+            if let Some(flow) = sole::flow_of(number) {
+                return is(flow);
+            }
             self.record(number).is_some_and(|it| {
                 (it.inside, it.inside_port, it.pool, it.protocol) == (v4, port, pool, protocol)
                     && (address.is_v4() || self.inside_of(it) == address)
             })
-        })
+        });
+        found.map(sole::referred)
     }
 
     /// The binding of an external endpoint: by direct index.
@@ -497,7 +539,7 @@ impl Bindings {
         if subscriber.admit(pool, now.0) { Ok(()) } else { Err(DropReason::SubscriberRate) }
     }
 
-    /// A new binding for the first packet of an inside endpoint.
+    /// A new binding, with a record, for the first packet of an inside endpoint.
     ///
     /// # Errors
     /// The reason to drop that packet.
@@ -509,10 +551,34 @@ impl Bindings {
         counters: &mut Counters,
     ) -> Result<u32, DropReason> {
         let Unbound { inside, pool, protocol, hash } = *unbound;
+        let Some(number) = self.next_number() else { return Err(DropReason::BindingLimit) };
+        let (taken, class) = self.take_port(policy, unbound, now, Entry::Bound(number), counters)?;
+        let v4 = inside.0.to_v4().unwrap_or_default();
+        let binding = Binding::new(&taken, (v4, inside.1), pool, protocol, now);
+        if !self.insert(number, hash, &binding, counters) {
+            self.ports.release(taken.subscriber, taken.external, class, taken.port);
+            return Err(DropReason::BindingLimit);
+        }
+        Ok(number)
+    }
+
+    /// Takes an external port for a new binding.
+    ///
+    /// # Errors
+    /// The reason to drop the packet that wants it.
+    #[inline(always)]
+    fn take_port(
+        &mut self,
+        policy: &Policy,
+        unbound: &Unbound,
+        now: Time,
+        entry: Entry,
+        counters: &mut Counters,
+    ) -> Result<(Taken, Class), DropReason> {
+        let Unbound { inside, pool, protocol, .. } = *unbound;
         let (Some(class), Some(address)) = (Class::of(class_of(protocol)), inside.0.to_v4()) else {
             return Err(DropReason::ProtoUnsupported);
         };
-        let Some(number) = self.next_number() else { return Err(DropReason::BindingLimit) };
         let record = policy.pool(pool).ok_or(DropReason::InternalError)?;
         let parity = match (record.flags & PoolRecord::PARITY != 0, inside.1 % 2) {
             (false, _) => Parity::ANY,
@@ -521,7 +587,6 @@ impl Bindings {
         };
         self.last_pool = pool;
         self.ports.at(now);
-        let entry = Entry::Bound(number);
         let foreseen = self.foreseen.take().filter(|it| self.ports.is_of(it.subscriber, address, pool));
         let known = match &foreseen {
             Some(it) => Some(it.subscriber),
@@ -549,16 +614,16 @@ impl Bindings {
         {
             subscriber.admit(record, now.0);
         }
-        let binding = Binding::new(&taken, (address, inside.1), pool, protocol, now);
-        if !self.insert(number, hash, &binding, counters) {
-            self.ports.release(taken.subscriber, taken.external, class, taken.port);
-            return Err(DropReason::BindingLimit);
-        }
-        Ok(number)
+        Ok((taken, class))
     }
 
-    /// The number that the next binding will have.
+    /// The number that the next binding with a record will have.
     fn next_number(&self) -> Option<u32> {
+        if self.room() > 0 { self.next_place() } else { None }
+    }
+
+    /// The place for the next record. There is one for every binding without.
+    fn next_place(&self) -> Option<u32> {
         self.free
             .last()
             .copied()
@@ -567,23 +632,24 @@ impl Bindings {
 
     /// How many more fit.
     fn room(&self) -> usize {
-        self.capacity - self.slab.len() + self.free.len()
+        self.capacity - self.slab.len() + self.free.len() - self.soles
     }
 
-    /// Files a binding whose port is already taken, under the number of [`Bindings::next_number`].
-    fn insert(&mut self, number: u32, hash: u64, binding: &Binding, counters: &mut Counters) -> bool {
-        if !self.by_inside.insert(hash, number) {
-            return false;
-        }
+    /// Writes a record to the place of [`Bindings::next_place`].
+    fn store(&mut self, number: u32, binding: &Binding) {
         if self.free.pop().is_none() {
             self.slab.push(*binding);
         } else if let Some(slot) = self.slab.get_mut(number as usize) {
             *slot = *binding;
-            // The next one will be needed soon.
-            if let Some(next) = self.free.last().and_then(|next| self.slab.get(*next as usize)) {
-                prefetch_value(next);
-            }
         }
+    }
+
+    /// Files a binding whose port is already taken, under the number of [`Bindings::next_number`].
+    fn insert(&mut self, number: u32, hash: u64, binding: &Binding, counters: &mut Counters) -> bool {
+        if !self.by_inside.insert(hash, sole::reference(number)) {
+            return false;
+        }
+        self.store(number, binding);
         if binding.pool != BindingRow::NO_POOL {
             if binding.has(Binding::LEASED) || Class::of(binding.class()).is_none() {
                 let port = binding.external_port;
@@ -603,8 +669,7 @@ impl Bindings {
             return;
         }
         let Binding { subscriber, external, external_port, .. } = binding;
-        let has_port = !binding.has(Binding::LEASED) && Class::of(binding.class()).is_some();
-        if !(has_port && self.ports.is_own(subscriber, external, external_port)) {
+        if !(binding.has_own_port() && self.ports.is_own(subscriber, external, external_port)) {
             self.log(Kind::PORTS_ASSIGNED, &binding);
             if let Some(record) = self.record_mut(number) {
                 record.flags |= Binding::LOGGED;
@@ -615,15 +680,6 @@ impl Bindings {
     fn log(&mut self, kind: Kind, binding: &Binding) {
         let Binding { inside, external, protocol, external_port, .. } = *binding;
         self.ports.note_foreign(kind, inside, external, protocol, external_port);
-    }
-
-    /// Puts the first flow, to a remote address, into a binding that [`Bindings::bind`] just made, and counts it.
-    pub(crate) fn hang_first(&mut self, number: u32, flow: u32, to: [u8; 4]) {
-        let Some(record) = self.slab.get_mut(number as usize) else { return };
-        record.first_flow = flow;
-        let subscriber = record.subscriber;
-        self.ports.count_flow(subscriber, true);
-        self.asked(number, Address::v4(to));
     }
 
     /// Counts a flow that uses a binding.
@@ -655,10 +711,9 @@ impl Bindings {
     pub(crate) fn admits(
         &self,
         policy: &Policy,
-        number: u32,
+        (number, binding): (u32, &Binding),
         remote: (Address, u16),
     ) -> Result<(), DropReason> {
-        let binding = self.record(number).ok_or(DropReason::InternalError)?;
         let pool = policy.pool(binding.pool).ok_or(DropReason::InternalError)?;
         if pool.subscriber_flows != 0 {
             let subscriber = self.ports.subscriber(binding.subscriber);
@@ -686,13 +741,13 @@ impl Bindings {
 
     /// Prepares for the pools of a new policy. Returns whether that is the first to ask who was asked: every flow there
     /// is has to be told then ([`Bindings::asked`]).
-    pub(crate) fn set_pools(&mut self, policy: &Policy) -> bool {
+    pub(crate) fn set_pools(&mut self, policy: &Policy, coming: Coming) -> bool {
         let asks = |(_, pool): (PoolId, &PoolRecord)| pool.filtering == Filtering::ADDRESS_DEPENDENT;
         let first = self.contacts.is_none() && policy.pools().any(asks);
         if first {
             self.contacts = Contacts::new(self.flows, self.keyed);
         }
-        let lost = self.ports.set_pools(policy);
+        let lost = self.ports.set_pools(coming);
         self.leases.retain(|key, (_, pool)| policy.pool_of(key.address) == Some(*pool));
         self.reservations.retain(|_, held| policy.pool_of(Address::v4(held.external)) == Some(held.pool));
         if lost {
@@ -710,8 +765,14 @@ impl Bindings {
             .map(|(number, _)| number)
     }
 
+    /// Bindings without a port of this worker's among the `most` records from `cursor` on, with their numbers.
+    pub(crate) fn walk_portless(&self, cursor: usize, most: usize) -> impl Iterator<Item = (usize, u32)> {
+        let portless = self.walk(cursor, most).filter(|(_, binding)| !binding.has_own_port());
+        portless.map(|(place, _)| (place, place as u32))
+    }
+
     /// Bindings among the `most` records from `cursor` on, with their numbers.
-    pub(crate) fn walk(&self, cursor: usize, most: usize) -> impl Iterator<Item = (usize, &Binding)> {
+    fn walk(&self, cursor: usize, most: usize) -> impl Iterator<Item = (usize, &Binding)> {
         let records = self.slab.iter().enumerate().skip(cursor).take(most);
         records.filter(|(_, binding)| binding.has(Binding::LIVE))
     }

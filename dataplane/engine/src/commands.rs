@@ -1,11 +1,12 @@
 //! Commands of the control plane. What they hold is checked field by field: the sender is not trusted.
 
-use crate::bindings::{Binding, Shown, class_of, is_translated};
+use crate::bindings::{Binding, Shown, class_of, is_translated, sole};
 use crate::expiry::timeout_ms;
 use crate::neighbours::NextHop;
 use crate::outbox::Outbox;
 use crate::pipeline::{Tables, Worker};
 use crate::policy::has_ports;
+use crate::ports::Coming;
 use crate::{Buffer, Time, Violation};
 use turnpike_abi::command::{
     Kind, Look, MAX_RANGE, NeighbourClear, NeighbourSet, NeighboursReset, Parity, PinholeAdd, PinholeRemove,
@@ -13,7 +14,7 @@ use turnpike_abi::command::{
 };
 use turnpike_abi::counters::{Counter, FlowEnd, ProtocolClass};
 use turnpike_abi::event::{Ack, AckResult, BindingRow, Seen, WalkEnd};
-use turnpike_abi::flow::{Toward, flag};
+use turnpike_abi::flow::{NONE, Toward, flag};
 use turnpike_abi::layout::MAGIC;
 use turnpike_wire::ethernet;
 
@@ -23,6 +24,14 @@ const WALK_ROWS: u32 = 256;
 const LOOK_FLOWS: usize = 256;
 /// Most records one walk looks at: those of a large table that is nearly empty now hold packets up as well.
 const WALK_RECORDS: usize = 2048;
+/// Likewise units of 64 ports.
+const WALK_UNITS: usize = 512;
+
+/// Where a walk over bindings begins with those that have no port of their own: beyond every port's slot.
+const PORTLESS: usize = 1 << 40;
+/// A cursor over bindings counts the pools' cuts from here on, by as many bits.
+const CUT: usize = 1 << 41;
+const CUTS: usize = (1 << 20) - 1;
 
 /// Protocols without ports that pinholes of the firewall may be for, besides those that are translated too.
 const GRE: u8 = 47;
@@ -172,6 +181,11 @@ impl<B: Buffer> Worker<B> {
             return Err(Violation("leased pinhole without external port"));
         }
         let Some(tables) = tables else { return Ok(AckResult::NO_POLICY) };
+        if translated {
+            for at in 0..ports {
+                self.settle(add.protocol, (add.inside, add.inside_port + at), add.pool);
+            }
+        }
         if has(PinholeAdd::RESERVED)
             && let Err(result) = self.make_way(tables, add)
         {
@@ -250,8 +264,9 @@ impl<B: Buffer> Worker<B> {
             return Err(Violation("malformed look"));
         }
         let mut seen = Seen::default();
-        let found = self.bindings.of_inside(look.protocol, look.inside, look.inside_port, look.pool);
-        let Some(binding) = found.and_then(|number| self.bindings.record(number)) else {
+        let inside = (look.inside, look.inside_port);
+        let found = self.bindings.anyhow_of_inside(&self.flows, look.protocol, inside, look.pool);
+        let Some(binding) = found.and_then(|number| self.bindings.copy(&self.flows, number)) else {
             seen.external = self.bindings.external_of(look.inside, look.pool).unwrap_or_default();
             return Ok(seen);
         };
@@ -279,40 +294,60 @@ impl<B: Buffer> Worker<B> {
         let sequence = slot.header.sequence;
         let (cursor, limit) = (usize::try_from(walk.cursor).unwrap_or(usize::MAX), walk.limit as usize);
         let mut end = WalkEnd::default();
-        let mut send = |mut rows: &mut dyn Iterator<Item = (usize, BindingRow)>, records: usize| {
-            for (_, row) in (&mut rows).take(limit) {
-                end.rows += 1;
-                out.events.push(Slot::new(Kind::BINDING_ROW, sequence, &row));
-            }
-            rows.next().map_or(after(cursor, records), |(next, _)| next as u64)
-        };
+        // Where it goes on: at a row that found no room, or where it stopped looking.
+        let mut send =
+            |mut rows: &mut dyn Iterator<Item = (usize, BindingRow)>, stop: usize, records: usize| {
+                for (_, row) in (&mut rows).take(limit - end.rows as usize) {
+                    end.rows += 1;
+                    out.events.push(Slot::new(Kind::BINDING_ROW, sequence, &row));
+                }
+                rows.next().map_or(after(stop, records), |(next, _)| next as u64)
+            };
+        let stop = cursor.saturating_add(WALK_RECORDS);
         let bindings = &self.bindings;
         let (reservations, leases) = bindings.held_places();
         end.cursor = match walk.table {
+            // Those with a port of their own by that, which keeps its slot whatever becomes of the binding; then the
+            // others, which all have a record.
             WalkTable::BINDINGS => {
-                let rows = bindings.walk(cursor, WALK_RECORDS);
-                let row = |(number, binding)| {
-                    let binding = (number as u32, binding);
-                    (number, self.row(now, binding, bindings.shown(binding.0)))
+                let row = |(place, number)| {
+                    let binding = bindings.copy(&self.flows, number)?;
+                    Some((place, self.row(now, (number, &binding), bindings.shown(number))))
                 };
-                send(&mut rows.map(row), bindings.records())
+                let (slots, cuts) = bindings.ports.slots();
+                let cut = (cuts as usize & CUTS) * CUT;
+                // Ports lie elsewhere since: from the beginning, so that none is missed.
+                let cursor = if cursor / CUT * CUT == cut { cursor - cut } else { 0 };
+                let mut next = cursor;
+                if cursor < PORTLESS {
+                    let rows = bindings.ports.walk_bound(cursor, WALK_UNITS);
+                    let stop = (cursor / 64 + WALK_UNITS) * 64;
+                    next = (send(&mut rows.filter_map(row), stop, slots) as usize).min(PORTLESS);
+                }
+                let mut end = next as u64;
+                if let Some(from) = next.checked_sub(PORTLESS) {
+                    let rows = bindings.walk_portless(from, WALK_RECORDS);
+                    let rows = rows.map(|(place, number)| (PORTLESS + place, number));
+                    end = send(&mut rows.filter_map(row), next + WALK_RECORDS, PORTLESS + bindings.records());
+                }
+                if end == WalkEnd::DONE { end } else { end + cut as u64 }
             }
             WalkTable::PINHOLES => {
                 let rows = bindings.walk_pinholes(cursor, WALK_RECORDS);
                 let row = |(number, binding, pinhole)| (number, self.row(now, binding, pinhole));
-                send(&mut rows.map(row), bindings.pinhole_records())
+                send(&mut rows.map(row), stop, bindings.pinhole_records())
             }
             WalkTable::RESERVATIONS => {
-                send(&mut bindings.walk_reservations(cursor, WALK_RECORDS), reservations)
+                send(&mut bindings.walk_reservations(cursor, WALK_RECORDS), stop, reservations)
             }
-            WalkTable::LEASES => send(&mut bindings.walk_leases(cursor, WALK_RECORDS), leases),
+            WalkTable::LEASES => send(&mut bindings.walk_leases(cursor, WALK_RECORDS), stop, leases),
             WalkTable::BLOCKS => {
                 let mut rows = self.bindings.ports.walk_blocks(cursor, WALK_RECORDS, now);
                 for (_, row) in rows.by_ref().take(limit) {
                     end.rows += 1;
                     out.events.push(Slot::new(Kind::PORTS_HELD, sequence, &row));
                 }
-                rows.next().map_or(after(cursor, self.bindings.ports.blocks()), |(next, _)| next as u64)
+                rows.next().map_or(after(stop, self.bindings.ports.blocks()), |(next, _)| next as u64)
             }
             _ => return Err(Violation("walk over an unknown table")),
         };
@@ -340,12 +375,16 @@ impl<B: Buffer> Worker<B> {
 
     /// Prepares for another policy: bindings whose address left their pool end.
     pub(crate) fn policy_changed(&mut self, tables: &Tables) {
-        if self.bindings.set_pools(&tables.policy) {
+        let coming = self.bindings.ports.coming(&tables.policy);
+        if coming.moves {
+            self.settle_moving(&coming);
+        }
+        if self.bindings.set_pools(&tables.policy, coming) {
             for (_, flow) in self.flows.walk(0, usize::MAX) {
                 let Some(((remote, _), inbound)) = self.remote_of(flow) else { continue };
                 let translated = self.flows.record(flow).is_some_and(|record| record.has(flag::TRANSLATED));
-                if let (Some(cold), true, false) = (self.flows.cold(flow), translated, inbound) {
-                    self.bindings.asked(cold.binding, remote);
+                if translated && !inbound {
+                    self.bindings.asked(self.flows.binding(flow), remote);
                 }
             }
         }
@@ -359,12 +398,21 @@ impl<B: Buffer> Worker<B> {
             self.flows.look_at_all();
         }
     }
+
+    /// Sees to it that every binding whose port will not stay where it is has a record when other pools come.
+    fn settle_moving(&mut self, coming: &Coming) {
+        for place in 0..self.flows.places() {
+            let binding = self.flows.at(place).map_or(NONE, |flow| self.flows.binding(flow));
+            let Some(flow) = sole::flow_of(binding) else { continue };
+            let external = self.flows.record(flow).map(|record| sole::ends_of(record).1.0);
+            if external.is_some_and(|external| !self.bindings.ports.stays(external, coming)) {
+                self.with_record(sole::binding_of(flow));
+            }
+        }
+    }
 }
 
-/// Where a walk from `cursor` goes on that found no row beyond those it sent.
-fn after(cursor: usize, records: usize) -> u64 {
-    match cursor.saturating_add(WALK_RECORDS) {
-        next if next < records => next as u64,
-        _ => WalkEnd::DONE,
-    }
+/// Where a walk goes on that stopped looking at a place, of so many.
+const fn after(stop: usize, places: usize) -> u64 {
+    if stop < places { stop as u64 } else { WalkEnd::DONE }
 }

@@ -4,9 +4,10 @@
 //! memory that the next one reads. What a stage learns holds until the last one: nobody else writes, and the end of
 //! one flow changes nothing that another's stages looked at.
 
-use crate::bindings::Leaving;
+use crate::bindings::{Leaving, sole};
 use crate::flows::{Filed, Flows, class_of_record};
 use crate::pipeline::{Tables, Worker};
+use crate::ports::Place;
 use crate::{Buffer, Time, tcp};
 use turnpike_abi::counters::{Counter, FlowEnd, ProtocolClass, TcpState};
 use turnpike_abi::event::FlowEnded;
@@ -47,13 +48,11 @@ impl<B: Buffer> Worker<B> {
     /// As [`Worker::end_flow`], where it is known where the flow lies, and perhaps where its binding does.
     fn end_filed(&mut self, number: u32, why: FlowEnd, filed: Filed, leaving: Option<&Leaving>) {
         let now = self.now;
-        let (Some(flow), Some(cold)) = (self.flows.record(number), self.flows.cold(number)) else { return };
-        if !flow.has(flag::LIVE) {
-            return;
-        }
-        let (class, state, binding) = (class_of_record(flow), flow.tcp_state(), cold.binding);
+        let Some(flow) = self.flows.record(number).filter(|flow| flow.has(flag::LIVE)) else { return };
+        let (class, state, binding) = (class_of_record(flow), flow.tcp_state(), self.flows.binding(number));
         let idle = flow.idle_ms(now.0);
-        if binding != NONE {
+        let sole = sole::flow_of(binding).is_some();
+        if binding != NONE && !sole {
             let asked = self.bindings.asks_for_remotes(binding);
             let remote = asked.then(|| self.remote_of(number)).flatten();
             self.bindings.flow_ended(binding, remote);
@@ -65,6 +64,10 @@ impl<B: Buffer> Worker<B> {
         }
         self.flows.end(number, filed);
         self.counters.flow_ended(class, state, why);
+        if sole {
+            self.end_sole(number, leaving);
+            return;
+        }
         let next = if self.bindings.is_shared(binding) { self.flows.unlink(number) } else { NONE };
         let Some(record) = self.bindings.take_down(binding, number, next) else { return };
         record.used(now, idle);
@@ -74,6 +77,14 @@ impl<B: Buffer> Worker<B> {
                 None => self.bindings.remove(binding, &mut self.counters),
             }
         }
+    }
+
+    /// Ends the binding that the record of a flow which just ended stands for.
+    fn end_sole(&mut self, flow: u32, leaving: Option<&Leaving>) {
+        let Some(record) = self.flows.record(flow) else { return };
+        let Some(leaving) = leaving.copied().or_else(|| self.bindings.leaving_with(record)) else { return };
+        self.bindings.sole_ended((flow, record), &leaving);
+        self.bindings.remove_sole((flow, record), &leaving, &mut self.counters);
     }
 
     /// Ends every flow of a binding, then the binding.
@@ -98,7 +109,6 @@ impl<B: Buffer> Worker<B> {
         self.counters.set(Counter::TimerLagMs, self.flows.wheel.lag_ms(now));
         self.bindings.ports.tick(now);
         self.bindings.ports.count(&mut self.counters);
-        self.counters.set(Counter::Subscribers, self.bindings.subscribers() as u64);
     }
 
     /// Looks at as many flows as end together. `false` if there were fewer.
@@ -152,7 +162,7 @@ impl<B: Buffer> Worker<B> {
 
     /// A flow that is to end; asks for the lines where it and its binding lie.
     fn ending(&self, flow: u32, why: FlowEnd) -> Ending {
-        let binding = self.flows.cold(flow).map_or(NONE, |cold| cold.binding);
+        let binding = self.flows.binding(flow);
         self.bindings.prefetch_record(binding);
         let why = self.flows.filed(flow).map(|filed| (why, filed));
         Ending { flow, binding, why, leaving: None }
@@ -161,12 +171,17 @@ impl<B: Buffer> Worker<B> {
     /// Finds out where the bindings of flows that end lie, and asks for all that their own end will need.
     fn prepare_bindings(&self, endings: &mut [Ending]) {
         for ending in endings.iter_mut() {
-            let dynamic = self.bindings.record(ending.binding).is_some_and(|record| record.is_dynamic());
-            ending.leaving = dynamic.then(|| self.bindings.leaving(ending.binding)).flatten();
+            ending.leaving = if let Some(flow) = sole::flow_of(ending.binding) {
+                self.flows.record(flow).and_then(|record| self.bindings.leaving_with(record))
+            } else {
+                let dynamic = self.bindings.record(ending.binding).is_some_and(|record| record.is_dynamic());
+                dynamic.then(|| self.bindings.leaving(ending.binding)).flatten()
+            };
         }
-        let places = || endings.iter().filter_map(|ending| ending.leaving.as_ref()?.place.as_ref());
-        places().for_each(|place| self.bindings.ports.prefetch_unit(place));
-        places().for_each(|place| self.bindings.ports.prefetch_block_of(place));
+        let ports = &self.bindings.ports;
+        places(endings).for_each(|place| ports.prefetch_unit(place));
+        places(endings).for_each(|place| ports.prefetch_block_of(place));
+        places(endings).for_each(|place| ports.prefetch_owner_of(place));
     }
 
     /// What is to become of a flow whose timer came.
@@ -192,6 +207,11 @@ impl<B: Buffer> Worker<B> {
             state => tcp::ending(state),
         })
     }
+}
+
+/// Where the ports lie that will be given back.
+fn places(endings: &mut [Ending]) -> impl Iterator<Item = &mut Place> {
+    endings.iter_mut().filter_map(|ending| ending.leaving.as_mut()?.place.as_mut())
 }
 
 /// What is to become of a flow whose timer came.

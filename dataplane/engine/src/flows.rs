@@ -4,6 +4,7 @@
 //! is taken at start; records lie in the worker's state file (`turnpike_abi::flow`).
 
 use crate::Time;
+use crate::bindings::sole;
 use crate::index::Index;
 use crate::keyed::{Keyed, TupleHash, ports_of};
 use crate::translate::{Endpoint, Rewrite};
@@ -44,6 +45,7 @@ pub(crate) struct NewFlow {
     pub(crate) inbound: bool,
     pub(crate) created: Time,
     pub(crate) last: Time,
+    /// One that has a record, or [`NONE`].
     pub(crate) binding: u32,
 }
 
@@ -58,9 +60,9 @@ pub(crate) struct Departing {
     pub(crate) answers: Option<u64>,
     pub(crate) state: TcpState,
     pub(crate) now: Time,
-    pub(crate) binding: u32,
-    /// The binding is new: its port was nobody's, so nothing can have been sent to it.
-    pub(crate) bound_now: bool,
+    /// The binding that its inside end had. If it had none the port was nobody's, so nothing can have been sent to it,
+    /// and the flow is the sole one of its binding.
+    pub(crate) binding: Option<u32>,
     /// Bytes of the first packet.
     pub(crate) length: u16,
     /// What the next packet needs for the fast path.
@@ -103,6 +105,14 @@ impl Free {
         self.head == NONE && self.fresh == self.end
     }
 
+    /// The number that is taken next.
+    fn peek(&self) -> Option<u32> {
+        match self.head {
+            NONE => (self.fresh < self.end).then_some(self.fresh),
+            number => Some(number),
+        }
+    }
+
     fn take(&mut self, cold: &[FlowCold]) -> Option<u32> {
         if self.head != NONE {
             let number = self.head;
@@ -124,6 +134,9 @@ impl Free {
     }
 }
 
+/// The binding of a flow, and in its list the next and the previous flow plus one, 0 for none.
+type Link = [u32; 3];
+
 /// All flows of a worker.
 #[derive(Debug)]
 pub(crate) struct Flows {
@@ -131,9 +144,9 @@ pub(crate) struct Flows {
     records: Array<FlowRecord>,
     records6: Array<FlowRecord6>,
     cold: Array<FlowCold>,
-    /// Next and previous flow of its binding plus one, 0 for none. Of flows that have their binding for themselves,
-    /// as most have, nothing is ever written here: zero pages stand for them.
-    links: Vec<[u32; 2]>,
+    /// Of the flows that are [`flag::LISTED`]. Of others, as most are, nothing is ever written here: zero pages stand
+    /// for them.
+    links: Vec<Link>,
     index: Index,
     index6: Index,
     hash: TupleHash,
@@ -170,7 +183,7 @@ impl Flows {
             records,
             records6,
             cold,
-            links: vec![[0; 2]; flows + flows_v6],
+            links: vec![[0; 3]; flows + flows_v6],
             index: Index::new(2 * flows, 2 * flows, index)?,
             index6: Index::new(2 * flows_v6, 2 * flows_v6, index)?,
             hash: TupleHash::new(keyed),
@@ -325,16 +338,43 @@ impl Flows {
         self.cold.get(flow as usize)
     }
 
-    /// The flow after this one in its binding's list, or [`NONE`].
-    pub(crate) fn next(&self, flow: u32) -> u32 {
-        self.links.get(flow as usize).map_or(NONE, |[next, _]| next.wrapping_sub(1))
+    /// The binding of a live flow, or [`NONE`].
+    pub(crate) fn binding(&self, flow: u32) -> u32 {
+        match self.record(flow) {
+            Some(record) if record.has(flag::LISTED) => {
+                self.links.get(flow as usize).map_or(NONE, |[binding, ..]| *binding)
+            }
+            Some(record) if record.has(flag::TRANSLATED) => sole::binding_of(flow),
+            _ => NONE,
+        }
     }
 
-    /// Puts a flow that is in no list before the first one of a list.
+    /// Says that the binding of a flow has a record, in whose list the flow is.
+    pub(crate) fn set_binding(&mut self, flow: u32, binding: u32) {
+        if let Some(link) = self.links.get_mut(flow as usize) {
+            *link = [binding, 0, 0];
+        }
+        if let Some(record) = self.record_mut(flow) {
+            record.mark(flag::LISTED, true);
+        }
+    }
+
+    /// The number that the next IPv4 flow gets.
+    pub(crate) fn next_number(&self) -> Option<u32> {
+        self.free.peek()
+    }
+
+    /// The flow after this one in its binding's list, or [`NONE`].
+    pub(crate) fn next(&self, flow: u32) -> u32 {
+        let listed = self.record(flow).is_some_and(|record| record.has(flag::LISTED));
+        self.links.get(flow as usize).filter(|_| listed).map_or(NONE, |[_, next, _]| next.wrapping_sub(1))
+    }
+
+    /// Puts a flow before the first one of its binding's list.
     pub(crate) fn link(&mut self, flow: u32, first: u32) {
-        if let Some([_, previous]) = self.links.get_mut(first as usize) {
+        if let Some([.., previous]) = self.links.get_mut(first as usize) {
             *previous = flow + 1;
-            if let Some([next, _]) = self.links.get_mut(flow as usize) {
+            if let Some([_, next, _]) = self.links.get_mut(flow as usize) {
                 *next = first + 1;
             }
         }
@@ -342,18 +382,13 @@ impl Flows {
 
     /// Takes a flow out of its list. Returns the one after it, or [`NONE`].
     pub(crate) fn unlink(&mut self, flow: u32) -> u32 {
-        let Some(&[next, previous]) = self.links.get(flow as usize) else { return NONE };
+        let Some(&[_, next, previous]) = self.links.get(flow as usize) else { return NONE };
         let (after, before) = (next.wrapping_sub(1), previous.wrapping_sub(1));
         if let Some(link) = self.links.get_mut(after as usize) {
-            link[1] = previous;
+            link[2] = previous;
         }
         if let Some(link) = self.links.get_mut(before as usize) {
-            link[0] = next;
-        }
-        if [next, previous] != [0; 2]
-            && let Some(link) = self.links.get_mut(flow as usize)
-        {
-            *link = [0; 2];
+            link[1] = next;
         }
         after
     }
@@ -395,14 +430,13 @@ impl Flows {
     pub(crate) fn insert_departing(&mut self, flow: &Departing, due: Time) -> Option<u32> {
         let answers = answers_of(flow.key, flow.external);
         let hash_in = flow.answers.unwrap_or_else(|| self.hash4(answers));
-        if !flow.bound_now && self.find4(hash_in, answers).is_some() {
+        if flow.binding.is_some() && self.find4(hash_in, answers).is_some() {
             return None;
         }
         let number = self.free.take(&self.cold)?;
         self.cold.prefetch(self.free.head as usize);
         self.records.prefetch(self.free.head as usize);
         let cold = self.cold.get_mut(number as usize)?;
-        cold.binding = flow.binding;
         cold.created = (flow.now.0 >> CREATED_SHIFT) as u32;
         let [a, b, c, d, e, f, g, h] = flow.key.addresses.to_ne_bytes();
         let [m, n, o, p] = flow.key.ports.to_ne_bytes();
@@ -421,6 +455,9 @@ impl Flows {
         record.addresses = [a, b, c, d, e, f, g, h, i, j, k, l];
         record.ports = [m, n, o, p, q, r];
         record.close();
+        if let Some(binding) = flow.binding {
+            self.set_binding(number, binding);
+        }
         self.file(number, true, (flow.hash, hash_in), due)?;
         Some(number)
     }
@@ -447,7 +484,6 @@ impl Flows {
 
     fn write(&mut self, number: u32, flow: &NewFlow, out: &Tuple, inward: &Tuple) {
         if let Some(cold) = self.cold.get_mut(number as usize) {
-            cold.binding = flow.binding;
             cold.created = (flow.created.0 >> CREATED_SHIFT) as u32;
         }
         let query = is_query(out.protocol);
@@ -482,6 +518,9 @@ impl Flows {
         }
         if let Some(record) = self.record_mut(number) {
             record.close();
+        }
+        if flow.binding != NONE {
+            self.set_binding(number, flow.binding);
         }
     }
 
@@ -603,12 +642,15 @@ impl Flows {
     /// Live flows among the `most` places from `cursor` on, with their places and numbers. Places are the
     /// numbers ever used, without a gap.
     pub(crate) fn walk(&self, cursor: usize, most: usize) -> impl Iterator<Item = (usize, u32)> + '_ {
-        let used = self.free.fresh as usize;
         let places = cursor..cursor.saturating_add(most).min(self.places());
-        places.filter_map(move |place| {
-            let number = if place < used { place } else { self.records.len() + (place - used) } as u32;
-            self.record(number).is_some_and(|record| record.has(flag::LIVE)).then_some((place, number))
-        })
+        places.filter_map(|place| self.at(place).map(|number| (place, number)))
+    }
+
+    /// The live flow at a place.
+    pub(crate) fn at(&self, place: usize) -> Option<u32> {
+        let used = self.free.fresh as usize;
+        let number = if place < used { place } else { self.records.len() + (place - used) } as u32;
+        self.record(number).filter(|record| record.has(flag::LIVE)).map(|_| number)
     }
 
     /// Places there are to walk over.

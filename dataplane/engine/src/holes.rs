@@ -9,7 +9,7 @@ use crate::sessions::Egress;
 use crate::tuples::{firewall_tuple, icmp_of};
 use turnpike_abi::Address;
 use turnpike_abi::command::PinholeAdd;
-use turnpike_abi::counters::{DropReason, FirewallAction, FlowEnd, TcpState};
+use turnpike_abi::counters::{Counter, DropReason, FirewallAction, FlowEnd, TcpState};
 use turnpike_abi::event::{AckResult, BindingRow};
 use turnpike_abi::flow::{NO_HOP, NONE, Toward, flag};
 use turnpike_wire::packet::{Packet, TCP_ACK, TCP_SYN, Transport};
@@ -37,7 +37,7 @@ impl<B: Buffer> Worker<B> {
         (flow, toward): (u32, Toward),
         egress: &Egress,
     ) -> Result<bool, DropReason> {
-        let binding = self.flows.cold(flow).map_or(NONE, |cold| cold.binding);
+        let binding = self.flows.binding(flow);
         if self.bindings.record(binding).is_none_or(|record| record.is_dynamic()) {
             return Ok(true);
         }
@@ -181,5 +181,7 @@ impl<B: Buffer> Worker<B> {
             }
         }
         self.bindings.notices.clear();
+        self.counters.set(Counter::Pinholes, self.bindings.pinholes() as u64);
+        self.counters.set(Counter::Subscribers, self.bindings.subscribers() as u64);
     }
 }

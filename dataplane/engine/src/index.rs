@@ -14,7 +14,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 const SLOTS: usize = 12;
 /// Buckets behind its home in which an entry may lie, its home among them: far more than chance needs.
 const REACH: usize = 64;
-/// Filled to 72 of 100 at most: one bucket in six is full then, one entry in forty lies behind its home.
+/// Filled to 72 of 100 at most: one bucket in six is full then, one entry in forty lies behind its home. At 85 a new flow
+/// takes a quarter longer, for four bytes a flow.
 const LOAD: (usize, usize) = (18, 25);
 
 /// One cache line of the index.
@@ -152,31 +153,45 @@ impl Index {
 
     /// Takes `number` off the index. `false` if it was not filed under `hash`.
     pub(crate) fn remove(&mut self, hash: u64, number: u32) -> bool {
+        let Some((distance, at)) = self.locate(hash, number) else { return false };
+        let home = self.home(hash);
+        if let Some(tag) = self.buckets.get_mut(home + distance).and_then(|bucket| bucket.tags.get_mut(at)) {
+            *tag = 0;
+        }
+        if let (true, Some(home)) = (distance > 0, self.buckets.get_mut(home)) {
+            home.away -= 1;
+            if home.away == 0 {
+                (home.reach, home.traces) = (0, 0);
+            }
+        }
+        true
+    }
+
+    /// Has another number stand where `number` is filed. `false` if it is not filed under `hash`.
+    pub(crate) fn rename(&mut self, hash: u64, number: u32, to: u32) -> bool {
+        let Some((distance, at)) = self.locate(hash, number) else { return false };
+        let (home, reference) = (self.home(hash), to | self.more_of(hash));
+        let place = self.buckets.get_mut(home + distance).and_then(|bucket| bucket.references.get_mut(at));
+        place.map(|place| *place = reference).is_some()
+    }
+
+    /// Where `number` is filed under `hash`: buckets behind its home, and the slot there.
+    #[inline(always)]
+    fn locate(&self, hash: u64, number: u32) -> Option<(usize, usize)> {
         let home = self.home(hash);
         let (tag, reference) = (tag_of(hash), number | self.more_of(hash));
         for distance in 0..REACH {
-            let Some(bucket) = self.buckets.get_mut(home + distance) else { return false };
+            let bucket = self.buckets.get(home + distance)?;
             let mut equal = equal_tags(bucket, tag);
             while equal != 0 {
                 let at = equal.trailing_zeros() as usize;
                 equal &= equal - 1;
-                let (Some(place), Some(held)) = (bucket.tags.get_mut(at), bucket.references.get(at)) else {
-                    continue;
-                };
-                if *held != reference {
-                    continue;
+                if bucket.references.get(at) == Some(&reference) {
+                    return Some((distance, at));
                 }
-                *place = 0;
-                if let (true, Some(home)) = (distance > 0, self.buckets.get_mut(home)) {
-                    home.away -= 1;
-                    if home.away == 0 {
-                        (home.reach, home.traces) = (0, 0);
-                    }
-                }
-                return true;
             }
         }
-        false
+        None
     }
 }
 
@@ -230,7 +245,10 @@ mod tests {
                         oracle.insert(key, number);
                     }
                 } else if let Some(number) = oracle.remove(&key) {
-                    prop_assert!(index.remove(hash_of(key), number));
+                    let now = number ^ 512;
+                    prop_assert!(index.rename(hash_of(key), number, now));
+                    prop_assert!(!index.rename(hash_of(key), number, now));
+                    prop_assert!(index.remove(hash_of(key), now));
                 }
                 for key in 0..40 {
                     let wanted = oracle.get(&key).copied();

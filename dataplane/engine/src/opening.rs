@@ -4,7 +4,7 @@
 //! packet; this one only says yes. It looks at all that could speak against the flow before anything changes, and
 //! whatever is not plain, down to a next hop that has to be asked for first, it leaves to the long way untouched.
 
-use crate::bindings::Unbound;
+use crate::bindings::{Unbound, sole};
 use crate::expiry::due;
 use crate::fast::{self, Drawn, Lane, Rewritten};
 use crate::flows::Departing;
@@ -13,6 +13,7 @@ use crate::neighbours::{Adjacency, NextHop};
 use crate::outbox::Outbox;
 use crate::pipeline::{Refusal, Tables, Verdict, Worker};
 use crate::policy::{FirstPacket, NatVerdict};
+use crate::ports::Taken;
 use crate::{Buffer, BufferSource, Time, tcp};
 use turnpike_abi::counters::{
     Counter, Direction, DropReason, FirewallAction, IcmpKind, ProtocolClass, TcpState,
@@ -136,10 +137,12 @@ impl<B: Buffer> Worker<B> {
         if verdict.action != FirewallAction::Accept || !self.flows.has_room(false, true) {
             return None;
         }
-        let binding = self.bindings.search_at(drawn.place, key.protocol, (inside, tuple.source_port), pool);
-        if let Ok(number) = binding {
-            // One with a pinhole is the long way's.
-            self.bindings.record(number).filter(|record| record.is_dynamic())?;
+        let end = (inside, tuple.source_port);
+        let binding = self.bindings.search_at(&self.flows, drawn.place, key.protocol, end, pool);
+        // One with a pinhole is the long way's.
+        if binding.is_ok_and(|number| self.bindings.record(number).is_some_and(|record| !record.is_dynamic()))
+        {
+            return None;
         }
         // There was no flow when the burst was looked at; one that its plain packets opened since has a binding here.
         if (binding.is_ok() || !self.all_plain) && self.flows.find4(lane.hash, key).is_some() {
@@ -179,14 +182,20 @@ impl<B: Buffer> Worker<B> {
         if let Some(record) = tables.policy.pool(pool) {
             self.bindings.may_open(record, pool, Address::v4([a, b, c, d]), now)?;
         }
-        let (binding, bound_now) = match &way.binding {
+        let full = DropReason::InternalError;
+        let (binding, external) = match &way.binding {
             Ok(binding) => {
                 self.counters.add(Counter::EimHits, 1);
-                (*binding, false)
+                let binding = self.with_record(*binding).ok_or(full)?;
+                (Ok(binding), self.bindings.record(binding).ok_or(full)?.external_end())
             }
-            Err(unbound) => (self.bindings.bind(&tables.policy, unbound, now, &mut self.counters)?, true),
+            Err(unbound) => {
+                let flow = self.flows.next_number().ok_or(full)?;
+                let bound = self.bindings.bind_sole(&tables.policy, unbound, flow, now, &mut self.counters);
+                let Taken { subscriber, external, port } = bound?;
+                (Err((flow, subscriber)), (external, port))
+            }
         };
-        let external = self.bindings.record(binding).ok_or(DropReason::InternalError)?.external_end();
         let flow = Departing {
             key: lane.key,
             hash: lane.hash,
@@ -194,8 +203,7 @@ impl<B: Buffer> Worker<B> {
             external,
             state,
             now,
-            binding,
-            bound_now,
+            binding: binding.ok(),
             length,
             epoch: self.epoch,
             hop: way.hop,
@@ -203,17 +211,18 @@ impl<B: Buffer> Worker<B> {
         };
         let due = due(tables, class, state, now);
         let Some(number) = self.flows.insert_departing(&flow, due) else {
-            self.let_go(binding);
-            return Err(DropReason::InternalError);
+            self.let_go(binding.unwrap_or_else(|(flow, _)| sole::binding_of(flow)));
+            return Err(full);
         };
         self.counters.add(Counter::PlainOpenings, 1);
         self.counters.flow_created(class, state);
         let [_, _, _, _, e, f, g, h] = lane.key.addresses.to_ne_bytes();
-        if bound_now {
-            self.bindings.hang_first(binding, number, [e, f, g, h]);
-        } else {
-            let [_, _, k, l] = lane.key.ports.to_ne_bytes();
-            self.hang((number, binding), (Address::v4([e, f, g, h]), u16::from_be_bytes([k, l])), false);
+        match binding {
+            Err((_, subscriber)) => self.bindings.sole_opened(number, subscriber, [e, f, g, h]),
+            Ok(binding) => {
+                let [_, _, k, l] = lane.key.ports.to_ne_bytes();
+                self.hang((number, binding), (Address::v4([e, f, g, h]), u16::from_be_bytes([k, l])), false);
+            }
         }
         Ok(number)
     }

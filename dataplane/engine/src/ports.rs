@@ -34,6 +34,7 @@ use turnpike_abi::{PoolId, WorkerId};
 use turnpike_shm::memory::Memory;
 use units::Units;
 
+pub(crate) use pools::Coming;
 pub(crate) use release::Place;
 pub(crate) use subscribers::Subscriber;
 pub(crate) use units::Entry;
@@ -146,6 +147,8 @@ pub(crate) struct Ports {
     units: Units,
     quarantine: Quarantine,
     tally: Tally,
+    /// How often ports took other places, because a pool was cut anew.
+    cuts: u64,
     now: Time,
     /// What subscribers got and gave back, to be logged.
     pub(crate) records: Records<log::Logged>,
@@ -170,6 +173,7 @@ impl Ports {
             units: Units::new(bindings * 2, words),
             quarantine: Quarantine::new(bindings),
             tally: Tally::default(),
+            cuts: 0,
             now: Time(0),
             records: Records::new(),
         })
@@ -182,6 +186,24 @@ impl Ports {
     /// Number of an address and its pool.
     fn address(&self, external: [u8; 4]) -> Option<(u32, PoolId)> {
         self.pools.number(external)
+    }
+
+    /// The pool of an external address.
+    pub(crate) fn pool_of(&self, external: [u8; 4]) -> Option<PoolId> {
+        self.address(external).map(|(_, pool)| pool)
+    }
+
+    /// Ports in use from slot `cursor` on, in as many units, that are a binding's: slots, and the bindings.
+    pub(crate) fn walk_bound(&self, cursor: usize, units: usize) -> impl Iterator<Item = (usize, u32)> {
+        self.units.walk(cursor, units).filter_map(|slot| match self.units.entry_of(slot) {
+            Entry::Bound(binding) => Some((slot as usize, binding)),
+            _ => None,
+        })
+    }
+
+    /// Slots there are to walk over, and how often pools were cut anew: until then a port in use keeps its slot.
+    pub(crate) fn slots(&self) -> (usize, u64) {
+        (self.units.slots(), self.cuts)
     }
 
     /// What a port of this worker's stands for.

@@ -1,6 +1,7 @@
 //! Packets and their flows: through the firewall, out through the translator, in through a binding.
 
 use crate::between::Between;
+use crate::bindings::sole;
 use crate::expiry::due;
 use crate::flows::{Absent, NewFlow};
 use crate::forwarding::Route;
@@ -329,6 +330,7 @@ impl<B: Buffer> Worker<B> {
             let allowed = self.bindings.may_open(record, pool, inside.0, now);
             allowed.map_err(|reason| refuse(reason, IcmpKind::UnreachableHost, packet))?;
         }
+        self.settle(tuple.protocol, inside, pool);
         let binding = match self.bindings.search(tuple.protocol, inside, pool) {
             Ok(binding) => {
                 self.counters.add(Counter::EimHits, 1);
@@ -380,8 +382,10 @@ impl<B: Buffer> Worker<B> {
             .bindings
             .of_external(tuple.protocol, tuple.destination, tuple.destination_port)
             .ok_or(Verdict::Drop(DropReason::NoMapping))?;
-        let binding = *self.bindings.record(number).ok_or(Verdict::Drop(DropReason::InternalError))?;
-        if let Err(reason) = self.bindings.admits(&tables.policy, number, (tuple.source, tuple.source_port)) {
+        let internal = Verdict::Drop(DropReason::InternalError);
+        let Some(binding) = self.bindings.copy(&self.flows, number) else { return Err(internal) };
+        let remote = (tuple.source, tuple.source_port);
+        if let Err(reason) = self.bindings.admits(&tables.policy, (number, &binding), remote) {
             self.counters.add(Counter::EifFiltered, 1);
             return Err(Verdict::Drop(reason));
         }
@@ -423,6 +427,7 @@ impl<B: Buffer> Worker<B> {
         } else {
             now
         };
+        let Some(number) = self.with_record(number) else { return Err(internal) };
         let flow = NewFlow {
             forward: *tuple,
             absent,
@@ -507,9 +512,34 @@ impl<B: Buffer> Worker<B> {
         }
     }
 
+    /// The number of a binding once it has a record, which it gets if it has none.
+    pub(crate) fn with_record(&mut self, binding: u32) -> Option<u32> {
+        let Some(flow) = sole::flow_of(binding) else { return Some(binding) };
+        let number = self.bindings.give_record(&self.flows, flow)?;
+        self.flows.set_binding(flow, number);
+        Some(number)
+    }
+
+    /// Sees to it that the binding of an inside endpoint has a record, if there is one.
+    pub(crate) fn settle(&mut self, protocol: u8, inside: (Address, u16), pool: PoolId) {
+        if let Some(binding) = self.bindings.anyhow_of_inside(&self.flows, protocol, inside, pool) {
+            self.with_record(binding);
+        }
+    }
+
     /// Removes a binding that no flow uses after all.
     pub(crate) fn let_go(&mut self, binding: u32) {
-        if self.bindings.record(binding).is_some_and(|record| !record.is_in_use() && record.is_dynamic()) {
+        if let Some(flow) = sole::flow_of(binding) {
+            if let Some(record) = self.flows.record(flow)
+                && let Some(leaving) = self.bindings.leaving_with(record)
+            {
+                self.bindings.remove_sole((flow, record), &leaving, &mut self.counters);
+            }
+        } else if self
+            .bindings
+            .record(binding)
+            .is_some_and(|record| !record.is_in_use() && record.is_dynamic())
+        {
             self.bindings.remove(binding, &mut self.counters);
         }
     }

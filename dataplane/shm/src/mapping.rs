@@ -6,6 +6,17 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, mun
 use std::io;
 use std::os::fd::BorrowedFd;
 
+/// Pages of memory that is no file's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pages {
+    /// Hugepages, all taken now.
+    Huge,
+    /// Given when they are touched, large ones if the kernel can.
+    Joined,
+    /// Given when they are touched.
+    Small,
+}
+
 /// A mapping of the first `length` bytes of a file, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Mapping {
@@ -39,18 +50,17 @@ impl Mapping {
         Ok(Self { base, length })
     }
 
-    /// Maps zeroed memory of this process alone; of hugepages, all taken now, if `huge`.
-    pub(crate) fn anonymous(length: usize, huge: bool) -> io::Result<Self> {
+    /// Maps zeroed memory of this process alone.
+    pub(crate) fn anonymous(length: usize, pages: Pages) -> io::Result<Self> {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
-        let extra = if huge {
-            MapFlags::HUGETLB | MapFlags::HUGE_2MB | MapFlags::POPULATE
-        } else {
-            MapFlags::NORESERVE
+        let extra = match pages {
+            Pages::Huge => MapFlags::HUGETLB | MapFlags::HUGE_2MB | MapFlags::POPULATE,
+            Pages::Joined | Pages::Small => MapFlags::NORESERVE,
         };
         // SAFETY: the kernel chooses the address, so no other mapping of this process is touched.
         let base =
             unsafe { mmap_anonymous(core::ptr::null_mut(), length, protection, MapFlags::PRIVATE | extra) }?;
-        if !huge {
+        if pages == Pages::Joined {
             // SAFETY: the range is the mapping just made. It is a hint; pages stay small where it is refused.
             let _ = unsafe { madvise(base, length, Advice::LinuxHugepage) };
         }

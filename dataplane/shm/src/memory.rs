@@ -1,7 +1,7 @@
 //! Large arrays of a worker: flow records, index, timers. From hugepages where there are any, in a file where
 //! another process is to read them, or the next one to adopt them.
 
-use crate::mapping::Mapping;
+use crate::mapping::{Mapping, Pages};
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
@@ -31,9 +31,15 @@ impl Memory {
     /// # Errors
     /// If the kernel refuses.
     pub fn ordinary(bytes: usize) -> io::Result<Self> {
-        let length = bytes.max(1).next_multiple_of(HUGE);
-        let mapping = Mapping::anonymous(length, false)?;
-        Ok(Self { mapping: Arc::new(mapping), length, used: 0, huge: false })
+        Self::anonymous(bytes, Pages::Joined)
+    }
+
+    /// Small pages, given when they are touched: for a table of which most is never used.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn sparse(bytes: usize) -> io::Result<Self> {
+        Self::anonymous(bytes, Pages::Small)
     }
 
     /// Hugepages, all of them taken now.
@@ -41,9 +47,13 @@ impl Memory {
     /// # Errors
     /// If not enough of them are free.
     pub fn huge(bytes: usize) -> io::Result<Self> {
+        Self::anonymous(bytes, Pages::Huge)
+    }
+
+    fn anonymous(bytes: usize, pages: Pages) -> io::Result<Self> {
         let length = bytes.max(1).next_multiple_of(HUGE);
-        let mapping = Mapping::anonymous(length, true)?;
-        Ok(Self { mapping: Arc::new(mapping), length, used: 0, huge: true })
+        let mapping = Mapping::anonymous(length, pages)?;
+        Ok(Self { mapping: Arc::new(mapping), length, used: 0, huge: pages == Pages::Huge })
     }
 
     /// A new file of mode 0600 in place of one that lies at `path`, all of its pages taken now. `huge` says
@@ -116,7 +126,7 @@ impl Memory {
         let end = self.used.checked_add(bytes).filter(|&end| end <= self.length)?;
         let base = self.mapping.exclusive(self.used, bytes)?;
         self.used = end;
-        Some(Array { first: base.cast(), count, mapping: Arc::clone(&self.mapping), owns: PhantomData })
+        Some(Array { first: base.cast(), count, mapping: Some(Arc::clone(&self.mapping)), owns: PhantomData })
     }
 }
 
@@ -125,10 +135,17 @@ impl Memory {
 pub struct Array<T> {
     first: NonNull<T>,
     count: usize,
-    /// Keeps it mapped.
+    /// Keeps it mapped, unless there are none.
     #[expect(dead_code, reason = "holds the mapping that `first` points into")]
-    mapping: Arc<Mapping>,
+    mapping: Option<Arc<Mapping>>,
     owns: PhantomData<T>,
+}
+
+impl<T> Default for Array<T> {
+    /// No elements.
+    fn default() -> Self {
+        Self { first: NonNull::dangling(), count: 0, mapping: None, owns: PhantomData }
+    }
 }
 
 // SAFETY: an array owns its elements, which lie in memory of the process, not of a thread.
@@ -146,6 +163,16 @@ impl<T> Array<T> {
             prefetch(element.as_ptr().cast());
         }
     }
+}
+
+/// `count` zeros. The kernel gives pages as they are touched, large ones if it can and they fill one.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn zeros<T: FromBytes>(count: usize) -> io::Result<Array<T>> {
+    let bytes = Memory::bytes_of::<T>(count);
+    let mut memory = if bytes < HUGE { Memory::sparse(bytes) } else { Memory::ordinary(bytes) }?;
+    memory.array(count).ok_or(io::ErrorKind::OutOfMemory.into())
 }
 
 /// An empty vector with room for `capacity`. The kernel gives pages as they are touched, large ones if it can.

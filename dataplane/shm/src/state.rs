@@ -18,7 +18,6 @@ use turnpike_abi::flow::{
 };
 use turnpike_abi::layout::{LAYOUT_HASH, MAGIC};
 use turnpike_abi::{ABI_VERSION, WorkerId};
-use zerocopy::{FromBytes, IntoBytes};
 
 /// File system types where a state file may lie: memory, of ordinary pages or of large ones.
 const TMPFS: u64 = 0x0102_1994;
@@ -221,7 +220,7 @@ impl StateView {
             }
             let record: FlowRecord = crate::page::copy(&self.peer, offset)?;
             let ends = if v6 { Some(self.ends(offset)?) } else { None };
-            let cold = self.cold(cold)?;
+            let cold: FlowCold = crate::page::copy(&self.peer, cold)?;
             // All of it was read before the sequence is read again.
             fence(Ordering::Acquire);
             if sequence_of(self.peer.load(offset + SEQUENCE_WORD)?) == before {
@@ -236,15 +235,6 @@ impl StateView {
         self.peer.copy(offset + core::mem::offset_of!(FlowRecord6, inside), &mut words)?;
         let [a, b, c, d] = words;
         Some((address([a, b]), address([c, d])))
-    }
-
-    /// Its elements are no whole number of words: those that it lies in are read.
-    fn cold(&self, offset: usize) -> Option<FlowCold> {
-        let mut words = [0u64; 2];
-        let start = offset / 8 * 8;
-        self.peer.copy(start, &mut words)?;
-        let bytes = words.as_bytes().get(offset - start..)?;
-        FlowCold::read_from_prefix(bytes).ok().map(|(cold, _)| cold)
     }
 }
 

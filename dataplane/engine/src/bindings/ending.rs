@@ -1,6 +1,6 @@
 //! The end of a binding, and of the flows before it.
 
-use super::{Binding, Bindings, ExternalKey};
+use super::{Binding, Bindings, ExternalKey, sole};
 use crate::ports::{Class, Place};
 use turnpike_abi::Address;
 use turnpike_abi::command::Kind;
@@ -12,7 +12,7 @@ use turnpike_shm::memory::prefetch_value;
 /// Where a binding that ends is to be taken from.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Leaving {
-    hash: u64,
+    pub(super) hash: u64,
     /// Of its port, if it has one of a block of this worker's.
     pub(crate) place: Option<Place>,
 }
@@ -46,16 +46,17 @@ impl Bindings {
     }
 
     /// Where a binding is filed, and where its port is to be given back. Second step: asks for the lines where that
-    /// is, and for its subscriber's; the third is [`Ports::prefetch_unit`].
+    /// is; the third is [`Ports::prefetch_unit`].
     pub(crate) fn leaving(&self, number: u32) -> Option<Leaving> {
         let binding = self.record(number)?;
         let inside = self.inside_of(binding);
         let hash = self.hash_inside(binding.protocol, inside, binding.inside_port, binding.pool);
         self.by_inside.prefetch(hash);
-        let class = Class::of(binding.class());
-        let class = class.filter(|_| binding.pool != BindingRow::NO_POOL && !binding.has(Binding::LEASED));
+        let class = Class::of(binding.class()).filter(|_| binding.has_own_port());
         let place = class.and_then(|class| {
-            self.ports.prefetch_place(binding.subscriber, binding.external, class, binding.external_port)
+            let place = self.ports.place(binding.external, class, binding.external_port)?;
+            self.ports.prefetch_place(&place);
+            Some(place)
         });
         Some(Leaving { hash, place })
     }
@@ -80,7 +81,7 @@ impl Bindings {
     /// As [`Bindings::remove`], for a caller who knows where the binding lies.
     pub(crate) fn remove_from(&mut self, number: u32, leaving: &Leaving, counters: &mut Counters) {
         let Some(&binding) = self.record(number) else { return };
-        let removed = self.by_inside.remove(leaving.hash, number);
+        let removed = self.by_inside.remove(leaving.hash, sole::reference(number));
         debug_assert!(removed, "binding {number} was filed elsewhere");
         if let Some(record) = self.record_mut(number) {
             record.flags = 0;

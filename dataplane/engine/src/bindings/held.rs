@@ -297,8 +297,7 @@ impl Bindings {
     pub(super) fn put_back(&mut self, policy: &Policy) {
         for (number, binding) in (0u32..).zip(&self.slab) {
             let own = binding.has(Binding::LIVE)
-                && !binding.has(Binding::LEASED)
-                && binding.pool != BindingRow::NO_POOL
+                && binding.has_own_port()
                 && policy.pool_of(binding.external()) == Some(binding.pool);
             if let (true, Some(class)) = (own, Class::of(binding.class())) {
                 let port = binding.external_port;

@@ -242,7 +242,12 @@ impl Bindings {
 
     /// A pinhole that is to close by itself, and the event that says so.
     pub(crate) fn next_closing(&mut self, counters: &mut Counters) -> Option<u64> {
-        let id = core::iter::from_fn(|| self.closing.pop()).find(|id| self.by_id.contains_key(id))?;
+        let id = loop {
+            let id = self.closing.pop()?;
+            if self.first(id).is_some() {
+                break id;
+            }
+        };
         counters.add(Counter::PinholesClosed, 1);
         self.notice(Slot::new(Kind::PINHOLE_CLOSED, 0, &PinholeClosed { id }), counters);
         Some(id)
@@ -252,7 +257,7 @@ impl Bindings {
     pub(crate) fn lost(&mut self, number: u32, counters: &mut Counters) {
         while let Some(pinhole) = self.pinholes.get(self.pinhole_of(number) as usize).copied() {
             let at = self.pinhole_of(number);
-            if self.by_id.get(&pinhole.id) == Some(&at) {
+            if self.first(pinhole.id) == Some(at) {
                 counters.add(Counter::PinholesClosed, 1);
                 let event = PinholeClosed { id: pinhole.id };
                 self.notice(Slot::new(Kind::PINHOLE_CLOSED, 0, &event), counters);
@@ -276,7 +281,7 @@ impl Bindings {
         if steering::owner_of_inside(wanted.inside, self.workers) != self.worker {
             return Err(AckResult::NOT_OWNER);
         }
-        if let Some(&first) = self.by_id.get(&wanted.id) {
+        if let Some(first) = self.first(wanted.id) {
             return self.same(first, wanted).ok_or(AckResult::CONFLICT);
         }
         let plan = self.plan(policy, wanted)?;
@@ -298,11 +303,7 @@ impl Bindings {
         if plan.reserved {
             self.use_up(wanted.reservation);
         }
-        self.by_id
-            .get(&wanted.id)
-            .and_then(|first| self.pinholes.get(*first as usize))
-            .map(|pinhole| pinhole.binding)
-            .ok_or(AckResult::TABLE_FULL)
+        self.first_of(wanted.id).map(|closing| closing.binding).ok_or(AckResult::TABLE_FULL)
     }
 
     /// The first binding of a pinhole that exists, if it is the same.
@@ -583,7 +584,7 @@ impl Bindings {
     }
 
     fn link(&mut self, binding: u32, pinhole: Pinhole) {
-        let sibling = self.by_id.get(&pinhole.id).copied();
+        let sibling = self.first(pinhole.id);
         let next = self.pinhole_of(binding);
         let pinhole = Pinhole { next, ..pinhole };
         let number = match self.free_pinholes.pop() {
@@ -621,9 +622,14 @@ impl Bindings {
         }
     }
 
+    /// The first record of a pinhole.
+    fn first(&self, id: u64) -> Option<u32> {
+        self.by_id.find(id, |number| self.pinholes.get(number as usize).is_some_and(|it| it.id == id))
+    }
+
     /// The first port of a pinhole, to be closed; `None` if there is none left.
     pub(crate) fn first_of(&self, id: u64) -> Option<Closing> {
-        let &pinhole = self.by_id.get(&id)?;
+        let pinhole = self.first(id)?;
         let binding = self.pinholes.get(pinhole as usize)?.binding;
         Some(Closing { binding, pinhole })
     }
@@ -656,12 +662,12 @@ impl Bindings {
                 before.next = next;
             }
         }
-        match self.by_id.get(&id).copied() {
+        match self.first(id) {
             Some(first) if first == closing.pinhole && sibling == NONE => {
-                self.by_id.remove(&id);
+                self.by_id.remove(id, first);
             }
             Some(first) if first == closing.pinhole => {
-                self.by_id.insert(id, sibling);
+                self.by_id.rename(id, first, sibling);
             }
             Some(first) => {
                 let mut at = first;

@@ -1,6 +1,7 @@
 //! A map whose entries keep their places: a walk goes on from a place, however much came and went meanwhile.
 
-use crate::keyed::{Keyed, Map, map};
+use super::numbers::Numbers;
+use crate::keyed::Keyed;
 use core::hash::Hash;
 
 /// At most as many entries as it was made for are to be put in: then it never allocates again.
@@ -8,16 +9,22 @@ use core::hash::Hash;
 pub(super) struct Slots<K, V> {
     places: Vec<Option<(K, V)>>,
     vacant: Vec<u32>,
-    by_key: Map<K, u32>,
+    by_key: Numbers,
 }
 
 impl<K: Copy + Eq + Hash, V> Slots<K, V> {
-    pub(super) fn new(capacity: usize, keyed: Keyed) -> Self {
-        Self {
+    /// `None` if the kernel gives no memory.
+    pub(super) fn new(capacity: usize, keyed: Keyed) -> Option<Self> {
+        Some(Self {
             places: Vec::with_capacity(capacity),
             vacant: Vec::with_capacity(capacity),
-            by_key: map(capacity, keyed),
-        }
+            by_key: Numbers::new(capacity, keyed)?,
+        })
+    }
+
+    fn place(&self, key: &K) -> Option<u32> {
+        let is = |place| matches!(self.places.get(place as usize), Some(Some((it, _))) if it == key);
+        self.by_key.find(key, is)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -25,28 +32,28 @@ impl<K: Copy + Eq + Hash, V> Slots<K, V> {
     }
 
     pub(super) fn get(&self, key: &K) -> Option<&V> {
-        let place = *self.by_key.get(key)?;
-        self.places.get(place as usize)?.as_ref().map(|(_, value)| value)
+        self.places.get(self.place(key)? as usize)?.as_ref().map(|(_, value)| value)
     }
 
     pub(super) fn contains_key(&self, key: &K) -> bool {
-        self.by_key.contains_key(key)
+        self.place(key).is_some()
     }
 
     pub(super) fn insert(&mut self, key: K, value: V) {
-        let entry = Some((key, value));
-        let known = self.by_key.get(&key).copied();
-        let place = known.or_else(|| self.vacant.pop());
-        match place.and_then(|place| self.places.get_mut(place as usize)) {
-            Some(there) => *there = entry,
-            None => self.places.push(entry),
+        let known = self.place(&key);
+        let place = known.or_else(|| self.vacant.pop()).unwrap_or(self.places.len() as u32);
+        if known.is_none() {
+            self.by_key.insert(key, place);
         }
-        let last = self.places.len().saturating_sub(1) as u32;
-        self.by_key.insert(key, place.unwrap_or(last));
+        match self.places.get_mut(place as usize) {
+            Some(there) => *there = Some((key, value)),
+            None => self.places.push(Some((key, value))),
+        }
     }
 
     pub(super) fn remove(&mut self, key: &K) -> Option<V> {
-        let place = self.by_key.remove(key)?;
+        let place = self.place(key)?;
+        self.by_key.remove(key, place);
         let (_, value) = self.places.get_mut(place as usize)?.take()?;
         self.vacant.push(place);
         Some(value)
@@ -55,7 +62,7 @@ impl<K: Copy + Eq + Hash, V> Slots<K, V> {
     pub(super) fn retain(&mut self, keep: impl Fn(&K, &V) -> bool) {
         for (number, place) in (0u32..).zip(&mut self.places) {
             if let Some((key, _)) = place.take_if(|(key, value)| !keep(key, value)) {
-                self.by_key.remove(&key);
+                self.by_key.remove(key, number);
                 self.vacant.push(number);
             }
         }
@@ -90,7 +97,7 @@ mod tests {
             ops in proptest::collection::vec((0u8..24, any::<bool>()), 1..200),
             step in 1usize..5,
         ) {
-            let mut slots = Slots::new(24, Keyed::new([7; 16]));
+            let mut slots = Slots::new(24, Keyed::new([7; 16])).unwrap();
             let mut oracle = BTreeMap::new();
             let (half, rest) = ops.split_at(ops.len() / 2);
             let apply = |slots: &mut Slots<u8, usize>, oracle: &mut BTreeMap<u8, usize>, n, key, put| {

@@ -2,9 +2,9 @@
 //! use when the pools change.
 
 use super::geometry::place_of;
-use super::pools::Pools;
+use super::pools::{Coming, Pools};
 use super::quarantine::{Chain, STRIDE, chain, unchain};
-use super::units::END;
+use super::units::{Directory, END};
 use super::{Class, Entry, PortError, Ports, Subscriber, Taken, Wanted};
 use crate::policy::Policy;
 use turnpike_abi::PoolId;
@@ -286,34 +286,39 @@ impl Ports {
         taken
     }
 
-    /// Prepares for the pools of a new policy. What lies on addresses that stay, in pools that are cut as before,
-    /// stays as it is. Returns whether anything else was in use: [`Ports::put_back`] is for what it was used for.
-    pub(crate) fn set_pools(&mut self, policy: &Policy) -> bool {
+    /// The pools of a new policy, which [`Ports::set_pools`] takes over.
+    pub(crate) fn coming(&self, policy: &Policy) -> Coming {
         let records: Vec<_> =
             policy.pools().map(|(id, pool)| (*pool, policy.ranges_of(id).collect())).collect();
-        self.set_records(&records)
+        self.coming_of(&records)
     }
 
-    /// As [`Ports::set_pools`], from records and address ranges.
-    pub(super) fn set_records(&mut self, records: &[(PoolRecord, Vec<(u32, u32)>)]) -> bool {
-        let new = Pools::new(records, self.worker, self.workers);
-        if self.pools.adjust(&new) {
+    /// As [`Ports::coming`], from records and address ranges.
+    pub(super) fn coming_of(&self, records: &[(PoolRecord, Vec<(u32, u32)>)]) -> Coming {
+        self.pools.coming(Pools::new(records, self.worker, self.workers))
+    }
+
+    /// Whether the ports of an external address stay where they are.
+    pub(crate) fn stays(&self, external: [u8; 4], coming: &Coming) -> bool {
+        self.pool_of(external).is_some_and(|pool| coming.stays(external, pool).is_some())
+    }
+
+    /// Goes over to other pools. What lies on addresses that stay, in pools that are cut as before,
+    /// stays as it is. Returns whether anything else was in use: [`Ports::put_back`] is for what it was used for.
+    pub(crate) fn set_pools(&mut self, coming: Coming) -> bool {
+        if !coming.moves {
+            self.pools.adjust(&coming.pools);
             return false;
         }
-        let old = core::mem::replace(&mut self.pools, new);
+        let stays = self.places_of_blocks(&coming);
+        let old = core::mem::replace(&mut self.pools, coming.pools);
         let units = self.units.renew(self.pools.len());
         self.blocks.renew(self.pools.len());
-        let stays = |address: u32, pools: &Pools| {
-            let (was, external) = (old.pool_of(address)?, old.external(address)?);
-            let (is, pool) = pools.number(external)?;
-            let same = pool == was && old.state(was)?.geometry == pools.state(pool)?.geometry;
-            same.then_some(is)
-        };
         let mut lost = Vec::new();
-        for at in self.blocks.numbers() {
+        for (at, stays) in self.blocks.numbers().zip(stays) {
             let Some(&record) = self.blocks.record(at) else { continue };
             let words = record.first_word..record.first_word + record.words;
-            match stays(record.address, &self.pools) {
+            match stays {
                 Some(address) => {
                     self.units.carry(&units, record.address, address, words);
                     self.blocks.carry(at, address);
@@ -322,6 +327,7 @@ impl Ports {
                 None => lost.push(at),
             }
         }
+        self.cuts += u64::from(!lost.is_empty());
         if !lost.is_empty() {
             self.leave_chains(&lost);
         }
@@ -337,8 +343,17 @@ impl Ports {
         !lost.is_empty()
     }
 
+    /// The address that each block will have, if its ports stay where they are.
+    fn places_of_blocks(&self, coming: &Coming) -> Vec<Option<u32>> {
+        let place = |at| {
+            let address = self.blocks.record(at)?.address;
+            coming.stays(self.pools.external(address)?, self.pools.pool_of(address)?)
+        };
+        self.blocks.numbers().map(place).collect()
+    }
+
     /// Forgets a block whose address or shape is gone, with its ports.
-    fn drop_block(&mut self, at: u32, units: &[u32], old: &Pools) {
+    fn drop_block(&mut self, at: u32, units: &Directory, old: &Pools) {
         let Some(&record) = self.blocks.record(at) else { return };
         if let Some(logged) = self.logged_block(old, at) {
             self.records.note((Kind::PORTS_RELEASED, logged));

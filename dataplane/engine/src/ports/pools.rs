@@ -78,6 +78,24 @@ pub(super) struct Pools {
     addresses: Vec<AddressState>,
 }
 
+/// The pools of another policy, beside those there are.
+#[derive(Debug)]
+pub(crate) struct Coming {
+    pub(super) pools: Pools,
+    /// By pool: it is cut into the same blocks.
+    alike: Vec<bool>,
+    /// More differs than limits and times.
+    pub(crate) moves: bool,
+}
+
+impl Coming {
+    /// The number that an external address of a pool will have, if its ports stay where they are.
+    pub(super) fn stays(&self, external: [u8; 4], was: PoolId) -> Option<u32> {
+        let (is, pool) = self.pools.number(external)?;
+        (pool == was && self.alike.get(was.index()) == Some(&true)).then_some(is)
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct AddressState {
     external: [u8; 4],
@@ -122,17 +140,21 @@ impl Pools {
         pools
     }
 
-    /// Takes over limits and times where nothing else differs. `false` if something does.
-    pub(super) fn adjust(&mut self, other: &Self) -> bool {
-        let same = self.ranges == other.ranges
-            && self.states.len() == other.states.len()
-            && self.states.iter().zip(&other.states).all(|(mine, new)| mine.geometry == new.geometry);
-        if same {
-            for (mine, new) in self.states.iter_mut().zip(&other.states) {
-                mine.record = new.record;
-            }
+    /// What becomes of these pools when others come.
+    pub(super) fn coming(&self, pools: Self) -> Coming {
+        let pairs = self.states.iter().zip(&pools.states);
+        let alike: Vec<_> = pairs.map(|(mine, new)| mine.geometry == new.geometry).collect();
+        let moves = self.ranges != pools.ranges
+            || self.states.len() != pools.states.len()
+            || alike.iter().any(|alike| !alike);
+        Coming { pools, alike, moves }
+    }
+
+    /// Takes over limits and times.
+    pub(super) fn adjust(&mut self, other: &Self) {
+        for (mine, new) in self.states.iter_mut().zip(&other.states) {
+            mine.record = new.record;
         }
-        same
     }
 
     pub(super) fn len(&self) -> usize {

@@ -17,47 +17,75 @@ const STEPS: usize = 64;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
     address: u32,
-    pool: PoolId,
+    pub(crate) pool: PoolId,
     word: u16,
     bit: u8,
-    class: Class,
+    pub(crate) class: Class,
+    /// Its unit and its block's subscriber, or [`NONE`] as long as nobody looked for them.
+    unit: u32,
+    owner: u32,
 }
 
 impl Ports {
     /// Where a port lies that somebody has.
-    fn place(&self, external: [u8; 4], class: Class, port: u16) -> Option<Place> {
+    pub(crate) fn place(&self, external: [u8; 4], class: Class, port: u16) -> Option<Place> {
         let (address, pool) = self.address(external)?;
         let (word, bit) = place_of(port, self.workers);
-        Some(Place { address, pool, word, bit: bit as u8, class })
+        Some(Place { address, pool, word, bit: bit as u8, class, unit: NONE, owner: NONE })
     }
 
-    /// First of three steps that bring the lines near which a port's release will need. Returns what
-    /// the others ask for.
-    pub(crate) fn prefetch_place(
-        &self,
-        subscriber: u32,
-        external: [u8; 4],
-        class: Class,
-        port: u16,
-    ) -> Option<Place> {
-        if let Some(subscriber) = self.subscribers.record(subscriber) {
-            prefetch_value(subscriber);
+    /// The slot of a port in use.
+    fn slot_of(&self, place: &Place) -> Option<u32> {
+        let known = (place.unit != NONE).then_some(place.unit);
+        let unit = known.or_else(|| self.units.find(place.address, place.class, place.word))?;
+        Some(unit * 64 + u32::from(place.bit))
+    }
+
+    fn block_of(&self, place: &Place) -> Option<u32> {
+        self.units.unit(self.slot_of(place)?).map(|unit| unit.block)
+    }
+
+    /// Whose block a port in use lies in: [`NONE`] if it is nobody's.
+    pub(crate) fn owner_of(&self, place: &Place) -> u32 {
+        if place.owner != NONE {
+            return place.owner;
         }
-        let place = self.place(external, class, port)?;
-        self.units.prefetch_directory(place.address, class, place.word);
-        Some(place)
+        let block = self.block_of(place).and_then(|block| self.blocks.record(block));
+        block.map_or(NONE, |block| block.subscriber)
+    }
+
+    /// Says what a port in use stands for from now on.
+    pub(crate) fn set_entry(&mut self, place: &Place, entry: Entry) {
+        if let Some(slot) = self.slot_of(place) {
+            self.units.set(slot, entry);
+        }
+    }
+
+    /// First of four steps that bring the lines near which a port's release will need.
+    pub(crate) fn prefetch_place(&self, place: &Place) {
+        self.units.prefetch_directory(place.address, place.class, place.word);
     }
 
     /// Second step.
-    pub(crate) fn prefetch_unit(&self, place: &Place) {
-        self.units.prefetch(place.address, place.class, place.word);
+    pub(crate) fn prefetch_unit(&self, place: &mut Place) {
+        if let Some(unit) = self.units.find(place.address, place.class, place.word) {
+            place.unit = unit;
+            self.units.prefetch_unit(unit * 64);
+        }
     }
 
     /// Third step.
     pub(crate) fn prefetch_block_of(&self, place: &Place) {
-        let unit = self.units.find(place.address, place.class, place.word);
-        if let Some(unit) = unit.and_then(|unit| self.units.unit(unit * 64)) {
-            self.blocks.prefetch(unit.block);
+        if let Some(block) = self.block_of(place) {
+            self.blocks.prefetch(block);
+        }
+    }
+
+    /// Fourth step.
+    pub(crate) fn prefetch_owner_of(&self, place: &mut Place) {
+        place.owner = self.owner_of(place);
+        if let Some(subscriber) = self.subscribers.record(place.owner) {
+            prefetch_value(subscriber);
         }
     }
 
@@ -82,10 +110,9 @@ impl Ports {
         }
     }
 
-    fn release_place(&mut self, &Place { address, pool, word, bit, class }: &Place) {
-        let now_s = self.now_s();
-        let Some(unit) = self.units.find(address, class, word) else { return };
-        let slot = unit * 64 + u32::from(bit);
+    fn release_place(&mut self, place: &Place) {
+        let (now_s, &Place { pool, class, .. }) = (self.now_s(), place);
+        let Some(slot) = self.slot_of(place) else { return };
         if matches!(self.units.entry_of(slot), Entry::Free | Entry::Cooling) {
             return;
         }

@@ -33,7 +33,7 @@ fn record(first: u16, last: u16, block_size: u16) -> PoolRecord {
 }
 
 fn set(ports: &mut Ports, record: PoolRecord, addresses: u32) -> bool {
-    ports.set_records(&[(record, vec![(FIRST, FIRST + addresses - 1)])])
+    ports.set_pools(ports.coming_of(&[(record, vec![(FIRST, FIRST + addresses - 1)])]))
 }
 
 fn wanted(host: u8, class: Class, random: u64) -> Wanted {

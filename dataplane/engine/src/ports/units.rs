@@ -10,7 +10,7 @@
 use super::Class;
 use turnpike_abi::WorkerId;
 use turnpike_abi::flow::NONE;
-use turnpike_shm::memory::{prefetch_value, roomy};
+use turnpike_shm::memory::{Array, prefetch_value, roomy, zeros};
 
 /// What a port stands for: an entry of a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +103,9 @@ pub(super) type Slot = u32;
 /// Units whose slots an entry can name: all are below [`END`].
 const MOST: usize = END as usize / 64;
 
+/// By class, then address and word: a unit plus one, 0 for none.
+pub(super) type Directory = [Array<u32>; Class::COUNT];
+
 #[derive(Debug)]
 pub(super) struct Units {
     slab: Vec<Unit>,
@@ -112,10 +115,9 @@ pub(super) struct Units {
     free_chunks: u32,
     /// Units there can be, and chunks: a unit needs its first with its twelfth port.
     capacity: usize,
-    /// By address, class and word: unit plus one, 0 for none.
-    directory: Vec<u32>,
+    directory: Directory,
     /// Likewise: the ports in use. Apart from the units, so that the words of a block share a cache line.
-    used: Vec<u64>,
+    used: [Array<u64>; Class::COUNT],
     /// Words a worker has of each address.
     words: usize,
 }
@@ -130,20 +132,34 @@ impl Units {
             chunks: roomy(capacity),
             free_chunks: NONE,
             capacity,
-            directory: Vec::new(),
-            used: Vec::new(),
+            directory: Default::default(),
+            used: Default::default(),
             words: usize::from(words),
         }
     }
 
-    fn place(&self, address: u32, class: Class, word: u16) -> usize {
-        (address as usize * Class::COUNT + class.index()) * self.words + usize::from(word)
+    fn place(&self, address: u32, word: u16) -> usize {
+        address as usize * self.words + usize::from(word)
+    }
+
+    fn filed(&self, address: u32, class: Class, word: u16) -> Option<&u32> {
+        of_class(&self.directory, class).get(self.place(address, word))
+    }
+
+    fn filed_mut(&mut self, address: u32, class: Class, word: u16) -> Option<&mut u32> {
+        let place = self.place(address, word);
+        self.directory.get_mut(class.index())?.get_mut(place)
+    }
+
+    fn used_mut(&mut self, address: u32, class: Class, word: u16) -> Option<&mut u64> {
+        let place = self.place(address, word);
+        self.used.get_mut(class.index())?.get_mut(place)
     }
 
     /// Asks for the part of the directory that has a block's words.
     pub(super) fn prefetch_directory(&self, address: u32, class: Class, word: u16) {
-        let place = self.place(address, class, word);
-        if let (Some(entry), Some(used)) = (self.directory.get(place), self.used.get(place)) {
+        let used = of_class(&self.used, class).get(self.place(address, word));
+        if let (Some(entry), Some(used)) = (self.filed(address, class, word), used) {
             prefetch_value(entry);
             prefetch_value(used);
         }
@@ -163,14 +179,34 @@ impl Units {
         }
     }
 
+    /// Slots in use from `cursor` on, in the next `units` units.
+    pub(super) fn walk(&self, cursor: usize, units: usize) -> impl Iterator<Item = Slot> {
+        let first = cursor / 64;
+        let units = self.slab.iter().enumerate().skip(first).take(units);
+        units.flat_map(move |(number, unit)| {
+            let skipped = if number == first { cursor % 64 } else { 0 };
+            let mut used = unit.used >> skipped << skipped;
+            core::iter::from_fn(move || {
+                let bit = (used != 0).then(|| used.trailing_zeros())?;
+                used &= used - 1;
+                Some(number as u32 * 64 + bit)
+            })
+        })
+    }
+
+    /// Slots of all units there ever were.
+    pub(super) fn slots(&self) -> usize {
+        self.slab.len() * 64
+    }
+
     /// The unit of a word.
     pub(super) fn find(&self, address: u32, class: Class, word: u16) -> Option<u32> {
-        self.directory.get(self.place(address, class, word))?.checked_sub(1)
+        self.filed(address, class, word)?.checked_sub(1)
     }
 
     /// The ports in use of a word.
     pub(super) fn used(&self, address: u32, class: Class, word: u16) -> u64 {
-        self.used.get(self.place(address, class, word)).copied().unwrap_or(0)
+        of_class(&self.used, class).get(self.place(address, word)).copied().unwrap_or(0)
     }
 
     pub(super) fn unit(&self, slot: Slot) -> Option<&Unit> {
@@ -210,10 +246,9 @@ impl Units {
         (word, bit): (u16, u32),
         entry: Entry,
     ) -> Option<u64> {
-        let place = self.place(address, class, word);
-        let number = match self.directory.get(place)?.checked_sub(1) {
+        let number = match self.find(address, class, word) {
             Some(number) => number,
-            None => self.file(block, class, word, place)?,
+            None => self.file(block, address, class, word)?,
         };
         let unit = self.slab.get_mut(number as usize)?;
         let (rank, had) = (unit.rank(bit), unit.used.count_ones() as usize);
@@ -222,7 +257,7 @@ impl Units {
             *last_of(&mut unit.more, &mut self.chunks)? = chunk;
         }
         unit.used |= 1 << bit;
-        *self.used.get_mut(place)? = unit.used;
+        let used = unit.used;
         // From its place on, each entry moves to the next.
         let mut carried = entry.encode();
         let own = unit.entries.get_mut(rank..=had.min(OWN - 1)).unwrap_or_default();
@@ -237,14 +272,15 @@ impl Units {
                 (next, skip, left) = (chunk.next, skip.saturating_sub(MORE), left - here);
             }
         }
-        Some(unit.used)
+        *self.used_mut(address, class, word)? = used;
+        Some(used)
     }
 
     /// A unit without ports, for a word that has none.
-    fn file(&mut self, block: u32, class: Class, word: u16, place: usize) -> Option<u32> {
-        let class = class.index() as u8;
-        let unit = Unit { used: 0, block, more: NONE, word, class, reserved: 0, entries: [0; OWN] };
-        let directory = self.directory.get_mut(place)?;
+    fn file(&mut self, block: u32, address: u32, class: Class, word: u16) -> Option<u32> {
+        self.filed(address, class, word)?;
+        let of = class.index() as u8;
+        let unit = Unit { used: 0, block, more: NONE, word, class: of, reserved: 0, entries: [0; OWN] };
         let number = if let Some(free) = self.slab.get_mut(self.free as usize) {
             let number = core::mem::replace(&mut self.free, free.more);
             *free = unit;
@@ -255,7 +291,7 @@ impl Units {
         } else {
             return None;
         };
-        *directory = number + 1;
+        *self.filed_mut(address, class, word)? = number + 1;
         Some(number)
     }
 
@@ -277,16 +313,15 @@ impl Units {
         let (number, bit) = (slot / 64, slot % 64);
         let Some(unit) = self.slab.get(number as usize).filter(|unit| unit.has(bit)) else { return };
         let Some(class) = Class::of_index(unit.class) else { return };
-        let place = self.place(address, class, unit.word);
-        let used = unit.used & !(1 << bit);
-        if let Some(word) = self.used.get_mut(place) {
+        let (word, used) = (unit.word, unit.used & !(1 << bit));
+        if let Some(word) = self.used_mut(address, class, word) {
             *word = used;
         }
         if used != 0 {
             self.take_out(number, bit);
             return;
         }
-        if let Some(directory) = self.directory.get_mut(place) {
+        if let Some(directory) = self.filed_mut(address, class, word) {
             *directory = 0;
         }
         self.unfile(number);
@@ -380,28 +415,27 @@ impl Units {
         }
     }
 
-    /// Makes a directory for `addresses` and returns the old one. The kernel's zero pages stand for it until
-    /// it is written, so its size costs nothing here.
-    pub(super) fn renew(&mut self, addresses: usize) -> Vec<u32> {
-        let places = addresses * Class::COUNT * self.words;
-        self.used = vec![0; places];
-        core::mem::replace(&mut self.directory, vec![0; places])
+    /// Makes a directory for `addresses` and returns the old one. It takes memory where it is written. Without any from
+    /// the kernel there are no ports.
+    pub(super) fn renew(&mut self, addresses: usize) -> Directory {
+        let places = addresses * self.words;
+        self.used = Class::ALL.map(|_| zeros(places).unwrap_or_default());
+        core::mem::replace(&mut self.directory, Class::ALL.map(|_| zeros(places).unwrap_or_default()))
     }
 
     /// Carries the units of a block's words over from the old directory.
-    pub(super) fn carry(&mut self, old: &[u32], from: u32, to: u32, words: core::ops::Range<u16>) {
+    pub(super) fn carry(&mut self, old: &Directory, from: u32, to: u32, words: core::ops::Range<u16>) {
         for class in Class::ALL {
             for word in words.clone() {
-                let (was, is) = (self.place(from, class, word), self.place(to, class, word));
-                if let (Some(&unit), Some(place)) = (old.get(was), self.directory.get_mut(is))
-                    && unit != 0
-                {
-                    *place = unit;
-                    if let (Some(unit), Some(used)) =
-                        (self.slab.get(unit as usize - 1), self.used.get_mut(is))
-                    {
-                        *used = unit.used;
-                    }
+                let number =
+                    of_class(old, class).get(self.place(from, word)).and_then(|unit| unit.checked_sub(1));
+                let Some(number) = number else { continue };
+                let used = self.slab.get(number as usize).map_or(0, |unit| unit.used);
+                if let Some(place) = self.filed_mut(to, class, word) {
+                    *place = number + 1;
+                }
+                if let Some(place) = self.used_mut(to, class, word) {
+                    *place = used;
                 }
             }
         }
@@ -409,11 +443,12 @@ impl Units {
 
     /// Gives the units of a block's words back that the new directory does not have. Returns how many of their
     /// ports were nobody's.
-    pub(super) fn drop_words(&mut self, old: &[u32], from: u32, words: core::ops::Range<u16>) -> u32 {
+    pub(super) fn drop_words(&mut self, old: &Directory, from: u32, words: core::ops::Range<u16>) -> u32 {
         let mut held = 0;
         for class in Class::ALL {
             for word in words.clone() {
-                let number = old.get(self.place(from, class, word)).and_then(|unit| unit.checked_sub(1));
+                let number =
+                    of_class(old, class).get(self.place(from, word)).and_then(|unit| unit.checked_sub(1));
                 let Some(number) = number else { continue };
                 if let Some(unit) = self.slab.get(number as usize) {
                     let entries = (0..unit.used.count_ones() as usize).filter_map(|at| self.at(unit, at));
@@ -424,6 +459,10 @@ impl Units {
         }
         held
     }
+}
+
+fn of_class<T>(of: &[Array<T>; Class::COUNT], class: Class) -> &[T] {
+    of.get(class.index()).map_or(&[], |array| array)
 }
 
 fn take_chunk(chunks: &mut Vec<Chunk>, free: &mut u32, capacity: usize) -> Option<u32> {
@@ -512,7 +551,7 @@ mod tests {
             }
             prop_assert_eq!(free_of(units.free, |at| units.slab[at].more), units.slab.len());
             prop_assert_eq!(free_of(units.free_chunks, |at| units.chunks[at].next), units.chunks.len());
-            prop_assert_eq!(&units.used, &vec![0; Class::COUNT * usize::from(WORDS)]);
+            prop_assert!(units.used.iter().flat_map(|used| used.iter()).all(|&used| used == 0));
         }
     }
 

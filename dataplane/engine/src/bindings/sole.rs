@@ -1,0 +1,167 @@
+//! Bindings of one flow and nothing else: the flow's record stands for both.
+//!
+//! Nearly all bindings of a carrier are so, and need no memory and no line of their own. Such a binding has a number
+//! that tells its flow. It gets a record, and with it another number, when a second flow, a pinhole or another shape of
+//! its pool comes to it; it keeps that to its end.
+
+use super::ending::Leaving;
+use super::{Binding, Bindings, MOST, Unbound, class_of};
+use crate::Time;
+use crate::flows::Flows;
+use crate::policy::Policy;
+use crate::ports::{Class, Entry, Place, Taken};
+use turnpike_abi::Address;
+use turnpike_abi::counters::{Counters, DropReason};
+use turnpike_abi::flow::{CREATED_SHIFT, FlowRecord, NONE};
+
+/// The bit of a binding's number that says so; the others are its flow's.
+const SOLE: u32 = MOST as u32;
+
+/// The number of the binding that a flow's record stands for.
+pub(crate) const fn binding_of(flow: u32) -> u32 {
+    SOLE | flow
+}
+
+/// The flow whose record stands for a binding, if one does.
+pub(crate) const fn flow_of(binding: u32) -> Option<u32> {
+    if binding != NONE && binding & SOLE != 0 { Some(binding & !SOLE) } else { None }
+}
+
+/// A binding's number as the index keeps it.
+pub(super) const fn reference(binding: u32) -> u32 {
+    match flow_of(binding) {
+        Some(flow) => flow << 1 | 1,
+        None => binding << 1,
+    }
+}
+
+/// Back from [`reference`].
+pub(super) const fn referred(reference: u32) -> u32 {
+    if reference & 1 == 1 { binding_of(reference >> 1) } else { reference >> 1 }
+}
+
+/// Inside and external end of a flow, as they stand in its record, ports in host byte order.
+pub(crate) const fn ends_of(record: &FlowRecord) -> (([u8; 4], u16), ([u8; 4], u16)) {
+    let [a, b, c, d, _, _, _, _, e, f, g, h] = record.addresses;
+    let [i, j, _, _, k, l] = record.ports;
+    (([a, b, c, d], u16::from_be_bytes([i, j])), ([e, f, g, h], u16::from_be_bytes([k, l])))
+}
+
+impl Bindings {
+    /// A binding for the flow with the number `flow`, which is about to be opened and will be its only one.
+    ///
+    /// # Errors
+    /// The reason to drop the flow's first packet.
+    #[inline(always)]
+    pub(crate) fn bind_sole(
+        &mut self,
+        policy: &Policy,
+        unbound: &Unbound,
+        flow: u32,
+        now: Time,
+        counters: &mut Counters,
+    ) -> Result<Taken, DropReason> {
+        let number = binding_of(flow);
+        if self.room() == 0 || flow >= SOLE - 1 {
+            return Err(DropReason::BindingLimit);
+        }
+        let (taken, class) = self.take_port(policy, unbound, now, Entry::Bound(number), counters)?;
+        if !self.by_inside.insert(unbound.hash, reference(number)) {
+            self.ports.release(taken.subscriber, taken.external, class, taken.port);
+            return Err(DropReason::BindingLimit);
+        }
+        self.soles += 1;
+        counters.binding_created(class_of(unbound.protocol), unbound.pool.index());
+        Ok(taken)
+    }
+
+    /// Counts the flow in for which [`Bindings::bind_sole`] was called, with its remote address.
+    pub(crate) fn sole_opened(&mut self, flow: u32, subscriber: u32, to: [u8; 4]) {
+        self.ports.count_flow(subscriber, true);
+        self.asked(binding_of(flow), Address::v4(to));
+    }
+
+    /// Whether a flow's record stands for the binding of an inside end in a pool, if it does for one.
+    pub(super) fn is_sole_of(&self, record: &FlowRecord, key: (u8, [u8; 4], u16, super::PoolId)) -> bool {
+        let (protocol, inside, port, pool) = key;
+        let (end, (external, _)) = ends_of(record);
+        end == (inside, port) && record.protocol == protocol && self.ports.pool_of(external) == Some(pool)
+    }
+
+    /// Where the port of a flow's binding lies, which has no record.
+    fn place_of(&self, record: &FlowRecord) -> Option<Place> {
+        let (_, (external, port)) = ends_of(record);
+        self.ports.place(external, Class::of(class_of(record.protocol))?, port)
+    }
+
+    /// A binding, with a record or without.
+    pub(crate) fn copy(&self, flows: &Flows, number: u32) -> Option<Binding> {
+        let Some(flow) = flow_of(number) else { return self.record(number).copied() };
+        let (record, created) = (flows.record(flow)?, flows.cold(flow)?.created);
+        let place = self.place_of(record)?;
+        let (inside, (external, port)) = ends_of(record);
+        let taken = Taken { subscriber: self.ports.owner_of(&place), external, port };
+        let began = Time(u64::from(created) << CREATED_SHIFT);
+        let binding = Binding::new(&taken, inside, place.pool, record.protocol, began);
+        Some(Binding { first_flow: flow, ..binding })
+    }
+
+    /// Gives the binding that a flow's record stood for a record of its own. Returns its number from now on, which is to
+    /// be told to the flow.
+    pub(crate) fn give_record(&mut self, flows: &Flows, flow: u32) -> Option<u32> {
+        let (was, record) = (binding_of(flow), flows.record(flow)?);
+        let (binding, place) = (self.copy(flows, was)?, self.place_of(record)?);
+        let number = self.next_place()?;
+        let hash = self.hash_inside(binding.protocol, binding.inside(), binding.inside_port, binding.pool);
+        if !self.by_inside.rename(hash, reference(was), reference(number)) {
+            return None;
+        }
+        self.store(number, &binding);
+        self.soles -= 1;
+        self.ports.set_entry(&place, Entry::Bound(number));
+        let [_, _, _, _, a, b, c, d, ..] = record.addresses;
+        if let Some(contacts) = &mut self.contacts {
+            contacts.remove(was, [a, b, c, d]);
+            contacts.add(number, [a, b, c, d]);
+        }
+        Some(number)
+    }
+
+    /// As [`Bindings::leaving`], for the binding that a flow's record stands for.
+    pub(crate) fn leaving_with(&self, record: &FlowRecord) -> Option<Leaving> {
+        let place = self.place_of(record)?;
+        let ((inside, port), _) = ends_of(record);
+        let hash = self.hash_inside(record.protocol, Address::v4(inside), port, place.pool);
+        self.by_inside.prefetch(hash);
+        self.ports.prefetch_place(&place);
+        Some(Leaving { hash, place: Some(place) })
+    }
+
+    /// Counts out the flow whose record stands for its binding. To be told before that is removed.
+    pub(crate) fn sole_ended(&mut self, (flow, record): (u32, &FlowRecord), leaving: &Leaving) {
+        if let Some(contacts) = &mut self.contacts {
+            let [_, _, _, _, a, b, c, d, ..] = record.addresses;
+            contacts.remove(binding_of(flow), [a, b, c, d]);
+        }
+        if let Some(place) = &leaving.place {
+            self.ports.count_flow(self.ports.owner_of(place), false);
+        }
+    }
+
+    /// Removes the binding that a flow's record stands for, and frees its port.
+    pub(crate) fn remove_sole(
+        &mut self,
+        (flow, record): (u32, &FlowRecord),
+        leaving: &Leaving,
+        counters: &mut Counters,
+    ) {
+        let Some(place) = leaving.place else { return };
+        let number = binding_of(flow);
+        let removed = self.by_inside.remove(leaving.hash, reference(number));
+        debug_assert!(removed, "the binding of flow {flow} was filed elsewhere");
+        self.soles -= 1;
+        let subscriber = self.ports.owner_of(&place);
+        counters.binding_ended(class_of(record.protocol), place.pool.index());
+        self.ports.release_at(subscriber, place.class, Some(place));
+    }
+}
