@@ -318,7 +318,8 @@ pub struct Walk {
 pub struct WalkTable(pub u32);
 
 impl WalkTable {
-    /// Bindings, pinholes among them: [`crate::event::BindingRow`].
+    /// Bindings, pinholes among them: [`crate::event::BindingRow`]. Each once; if a pool is cut into other blocks
+    /// meanwhile, some may come twice.
     pub const BINDINGS: Self = Self(2);
     /// Pinholes: a [`crate::event::BindingRow`] for each port of each of them, however many share a binding.
     pub const PINHOLES: Self = Self(3);

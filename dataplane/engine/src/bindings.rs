@@ -399,7 +399,7 @@ impl Bindings {
         self.foreseen = foreseen;
     }
 
-    /// The binding of an inside endpoint, if that has a record ([`Bindings::anyhow_of_inside`]).
+    /// The binding of an inside endpoint, if that has a record ([`Bindings::any_of_inside`]).
     pub(crate) fn of_inside(&self, protocol: u8, address: Address, port: u16, pool: PoolId) -> Option<u32> {
         self.search(protocol, (address, port), pool).ok()
     }
@@ -415,7 +415,7 @@ impl Bindings {
     }
 
     /// The binding of an inside endpoint, with a record or without.
-    pub(crate) fn anyhow_of_inside(
+    pub(crate) fn any_of_inside(
         &self,
         flows: &Flows,
         protocol: u8,
@@ -426,7 +426,7 @@ impl Bindings {
         self.search_at(flows, Place { hash, pool }, protocol, inside, pool).ok()
     }
 
-    /// As [`Bindings::anyhow_of_inside`], with the place that [`Bindings::prefetch`] guessed, for a caller who will make
+    /// As [`Bindings::any_of_inside`], with the place that [`Bindings::prefetch`] guessed, for a caller who will make
     /// one if there is none.
     ///
     /// # Errors

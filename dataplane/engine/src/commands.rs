@@ -265,7 +265,7 @@ impl<B: Buffer> Worker<B> {
         }
         let mut seen = Seen::default();
         let inside = (look.inside, look.inside_port);
-        let found = self.bindings.anyhow_of_inside(&self.flows, look.protocol, inside, look.pool);
+        let found = self.bindings.any_of_inside(&self.flows, look.protocol, inside, look.pool);
         let Some(binding) = found.and_then(|number| self.bindings.copy(&self.flows, number)) else {
             seen.external = self.bindings.external_of(look.inside, look.pool).unwrap_or_default();
             return Ok(seen);

@@ -522,7 +522,7 @@ impl<B: Buffer> Worker<B> {
 
     /// Sees to it that the binding of an inside endpoint has a record, if there is one.
     pub(crate) fn settle(&mut self, protocol: u8, inside: (Address, u16), pool: PoolId) {
-        if let Some(binding) = self.bindings.anyhow_of_inside(&self.flows, protocol, inside, pool) {
+        if let Some(binding) = self.bindings.any_of_inside(&self.flows, protocol, inside, pool) {
             self.with_record(binding);
         }
     }
