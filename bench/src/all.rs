@@ -31,6 +31,8 @@ fn line<O: clap::Args>(words: &str) -> Result<O, String> {
 /// What the subcommands say.
 pub fn run(options: &Options, cpus: &[usize], report: &mut Report) -> Result<(), String> {
     let [napt_all, napt_sizes, limits, setups, rules, scales, memories, rings, floods] = words(options.quick);
+    // First: what this program had and gave back before cannot be told from what a table takes.
+    memory::run(&line(memories)?, report)?;
     napt::run(&line(napt_all)?, report)?;
     napt::run(&line(napt_sizes)?, report)?;
     limit::run(&line(limits)?, report)?;
@@ -43,8 +45,7 @@ pub fn run(options: &Options, cpus: &[usize], report: &mut Report) -> Result<(),
     } else {
         report.note("one processor: scale and ring are left out");
     }
-    flood::run(&line(floods)?, report)?;
-    memory::run(&line(memories)?, report)
+    flood::run(&line(floods)?, report)
 }
 
 /// Command lines of the subcommands.

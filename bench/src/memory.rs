@@ -10,12 +10,15 @@ use crate::traffic::Plan;
 /// What to measure.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Numbers of flows.
-    #[arg(long, value_delimiter = ',', value_parser = count, default_value = "1M,10M")]
+    /// Numbers of flows, the largest first: a later row may get memory that an earlier one gave back.
+    #[arg(long, value_delimiter = ',', value_parser = count, default_value = "10M,1M")]
     pub flows: Vec<u32>,
     /// Flows of a subscriber; its ports come in blocks, so few flows leave much of a block unused.
     #[arg(long, value_delimiter = ',', default_values_t = [FLOWS_EACH, 4 * FLOWS_EACH], value_parser = clap::value_parser!(u32).range(1..=8000))]
     pub each: Vec<u32>,
+    /// Ports of a block.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(64..=4096))]
+    pub block: u16,
     /// Fail if a flow takes more bytes than this, with everything that belongs to it.
     #[arg(long, value_name = "BYTES")]
     pub at_most: Option<f64>,
@@ -37,7 +40,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<(), String> {
     ];
     let mut table = Table::new("memory: resident memory of an engine and its policy", &columns);
     machine::describe(&mut table);
-    table.condition("each flow", "with a binding of its own; blocks of 512 ports");
+    table.condition("each flow", format!("with a binding of its own; blocks of {} ports", options.block));
     table.condition(
         "included",
         "index, records, bindings, timers, port state, pools, neighbour and route tables",
@@ -48,7 +51,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<(), String> {
     {
         // What is not per flow and not the engine's comes first: buffers, vectors of this program.
         let before = Resident::now();
-        let mut rig = Rig::new(&Shape::new(Plan::single(each), flows))?;
+        let mut rig = Rig::new(&Shape { block: options.block, ..Shape::new(Plan::single(each), flows) })?;
         let buffers = rig.stock.bytes();
         let start = Resident::now().since(&before);
         rig.open((0, flows), 64, |_, _| ())?;

@@ -42,6 +42,8 @@ pub struct Shape {
     pub numbers: u32,
     /// Translate IPv4.
     pub translate: bool,
+    /// Ports of a block.
+    pub block: u16,
     /// Addresses of the pool, if not as many as every subscriber finds its ports on.
     pub pool: Option<u32>,
     /// Rules of the firewall, from inside to outside.
@@ -64,6 +66,7 @@ impl Shape {
             capacity: flows,
             numbers: flows,
             translate: plan.family == Family::V4,
+            block: 256,
             pool: None,
             rules: Vec::new(),
             default: Action::ACCEPT,
@@ -111,6 +114,7 @@ impl Shape {
         }];
         for pool in &mut table.pools {
             (pool.quarantine, pool.quarantine_tcp) = (self.quarantine, self.quarantine);
+            pool.block_size = self.block;
         }
         if !self.translate {
             table.nat.iter_mut().for_each(|rule| rule.action = NatAction::EXEMPT);

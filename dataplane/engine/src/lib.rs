@@ -78,7 +78,7 @@ pub struct Setup {
     pub flows: usize,
     /// IPv6 flows this worker can hold.
     pub flows_v6: usize,
-    /// Bindings this worker can hold: of up to 65536 subscribers, or a quarter as many if that is more.
+    /// Bindings this worker can hold: of up to 65536 subscribers, or an eighth as many if that is more.
     pub bindings: usize,
     /// Random key of the hash tables and of port choice, new at every start.
     pub key: [u8; 16],

@@ -120,8 +120,8 @@ pub(crate) struct Wanted {
 
 /// Subscribers of a worker with room for `bindings`: whoever has a binding has several.
 const fn subscribers(bindings: usize) -> usize {
-    let (few, quarter) = (if bindings < MANY { bindings } else { MANY }, bindings / 4);
-    if quarter > few { quarter } else { few }
+    let (few, some) = (if bindings < MANY { bindings } else { MANY }, bindings / 8);
+    if some > few { some } else { few }
 }
 
 /// What happened, since the start.

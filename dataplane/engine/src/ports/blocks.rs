@@ -44,6 +44,8 @@ pub(super) struct Blocks {
     capacity: usize,
     /// By address and number: block plus one, 0 for none.
     directory: Vec<u32>,
+    /// Numbers of an address.
+    numbers: usize,
     /// By address, the numbers in use.
     taken: Vec<[u64; BLOCK_WORDS]>,
     /// By class, the first of nobody's blocks with free ports, or [`NONE`].
@@ -57,17 +59,18 @@ impl Blocks {
             free: Vec::with_capacity(capacity),
             capacity,
             directory: Vec::new(),
+            numbers: 0,
             taken: Vec::new(),
             nobodys: [NONE; Class::COUNT],
         }
     }
 
-    fn place(address: u32, number: u16) -> usize {
-        address as usize * BLOCK_WORDS * 64 + usize::from(number)
+    fn place(&self, address: u32, number: u16) -> usize {
+        address as usize * self.numbers + usize::from(number)
     }
 
     pub(super) fn find(&self, address: u32, number: u16) -> Option<u32> {
-        self.directory.get(Self::place(address, number))?.checked_sub(1)
+        self.directory.get(self.place(address, number))?.checked_sub(1)
     }
 
     /// Asks for the record of a block.
@@ -143,7 +146,8 @@ impl Blocks {
 
     fn enter(&mut self, at: u32) {
         let Some(&Block { address, number, .. }) = self.record(at) else { return };
-        if let Some(directory) = self.directory.get_mut(Self::place(address, number)) {
+        let place = self.place(address, number);
+        if let Some(directory) = self.directory.get_mut(place) {
             *directory = at + 1;
         }
         self.mark(address, number, true);
@@ -163,7 +167,8 @@ impl Blocks {
         let Some(block) = self.record_mut(at) else { return };
         block.live = false;
         let (address, number) = (block.address, block.number);
-        if let Some(directory) = self.directory.get_mut(Self::place(address, number)) {
+        let place = self.place(address, number);
+        if let Some(directory) = self.directory.get_mut(place) {
             *directory = 0;
         }
         self.mark(address, number, false);
@@ -244,9 +249,10 @@ impl Blocks {
         }
     }
 
-    /// Makes directories for `addresses`; zero pages until they are written.
-    pub(super) fn renew(&mut self, addresses: usize) {
-        self.directory = vec![0; addresses * BLOCK_WORDS * 64];
+    /// Makes directories for `addresses` with so many blocks each; zero pages until they are written.
+    pub(super) fn renew(&mut self, addresses: usize, numbers: usize) {
+        self.numbers = numbers;
+        self.directory = vec![0; addresses * numbers];
         self.taken = vec![[0; BLOCK_WORDS]; addresses];
     }
 

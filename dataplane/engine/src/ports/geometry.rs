@@ -106,6 +106,11 @@ impl Geometry {
         self.ranges + (self.words - self.blocks_begin).div_ceil(self.block_words)
     }
 
+    /// How many blocks an address has: their numbers are below that.
+    pub(super) fn blocks(&self) -> u16 {
+        (0..self.words).map(|word| self.block_of(word) + 1).max().unwrap_or(0)
+    }
+
     /// The block that a word lies in.
     pub(super) fn block_of(&self, word: u16) -> u16 {
         if word >= self.blocks_begin {
@@ -252,7 +257,7 @@ mod tests {
                 let port = port_of(word, worker, workers).unwrap();
                 prop_assert_eq!(steering::owner_of_port(port, workers), worker);
                 prop_assert_eq!(place_of(port + 5, workers), (word, 5));
-                prop_assert!(usize::from(block) < BLOCK_WORDS * 64);
+                prop_assert!(usize::from(block) < BLOCK_WORDS * 64 && block < geometry.blocks());
             }
         }
     }

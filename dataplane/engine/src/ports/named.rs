@@ -313,7 +313,7 @@ impl Ports {
         let stays = self.places_of_blocks(&coming);
         let old = core::mem::replace(&mut self.pools, coming.pools);
         let units = self.units.renew(self.pools.len());
-        self.blocks.renew(self.pools.len());
+        self.blocks.renew(self.pools.len(), self.pools.blocks());
         let mut lost = Vec::new();
         for (at, stays) in self.blocks.numbers().zip(stays) {
             let Some(&record) = self.blocks.record(at) else { continue };

@@ -161,6 +161,11 @@ impl Pools {
         self.addresses.len()
     }
 
+    /// How many blocks an address has at most.
+    pub(super) fn blocks(&self) -> usize {
+        self.states.iter().map(|state| usize::from(state.geometry.blocks())).max().unwrap_or(0)
+    }
+
     pub(super) fn state(&self, pool: PoolId) -> Option<&PoolState> {
         self.states.get(pool.index())
     }

@@ -4,7 +4,7 @@
 //! the next: no hash. Units are taken as ports are, from a slab that was sized at start.
 //!
 //! Most words have few ports in use: a unit is one cache line with room for the entries of 11 ports, and what is
-//! more lies in chunks of 15. The entries stand in the order of their ports, so the number of ports in use below one
+//! more lies in chunks of 7. The entries stand in the order of their ports, so the number of ports in use below one
 //! is the place of its entry.
 
 use super::Class;
@@ -58,7 +58,7 @@ impl Entry {
 
 /// Entries in a unit itself, and in a chunk.
 const OWN: usize = 11;
-const MORE: usize = 15;
+const MORE: usize = 7;
 
 /// 64 ports of one protocol.
 #[derive(Clone, Copy, Debug)]
@@ -77,14 +77,14 @@ pub(super) struct Unit {
 
 /// Entries that a unit has no room for.
 #[derive(Clone, Copy, Debug)]
-#[repr(C, align(64))]
+#[repr(C, align(32))]
 struct Chunk {
     /// The next of the unit, or the next free one, or [`NONE`].
     next: u32,
     entries: [u32; MORE],
 }
 
-const _: () = assert!(size_of::<Unit>() == 64 && size_of::<Chunk>() == 64);
+const _: () = assert!(size_of::<Unit>() == 64 && size_of::<Chunk>() == 32);
 
 impl Unit {
     /// The place of a port's entry.
@@ -511,7 +511,7 @@ mod tests {
         fn each_port_keeps_its_entry(
             steps in prop::collection::vec((0..WORDS, 0u32..64, 0u8..8), 0..600), sparse: bool,
         ) {
-            let mut units = Units::new(usize::from(WORDS) * 4, WORDS);
+            let mut units = Units::new(usize::from(WORDS) * 8, WORDS);
             units.renew(1);
             let mut oracle = BTreeMap::new();
             for (number, (word, bit, step)) in (0u32..).zip(steps) {
