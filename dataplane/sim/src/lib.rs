@@ -9,6 +9,7 @@ pub mod any_table;
 mod appliance;
 pub mod attached;
 pub mod chaos;
+mod dice;
 mod frame;
 mod host;
 pub mod lab;
@@ -18,6 +19,7 @@ pub mod pieces;
 pub mod tables;
 
 pub use appliance::{Appliance, Sent, Steering, station};
+pub use dice::Dice;
 pub use frame::{Frame, Frames};
 pub use host::{Host, Socket};
 pub use network::{Network, Weather, Wire};

@@ -12,7 +12,7 @@ use turnpike_engine::{Interface, Time};
 use turnpike_sim::lab::{INSIDE_PORT, Lab, OUTSIDE_PORT, forwarding};
 use turnpike_sim::packets::{Build, ICMP, TCP, UDP, see};
 use turnpike_sim::tables::{INSIDE, OUTSIDE, PolicyTable, address, prefix};
-use turnpike_sim::{Appliance, station};
+use turnpike_sim::{Appliance, Dice, station};
 use turnpike_wire::packet::{TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
 
 const SERVERS: [&str; 3] = ["198.51.100.7", "198.51.100.8", "198.51.100.9"];
@@ -22,22 +22,8 @@ const STEPS: u64 = 90;
 /// Longer than any timeout of [`policy`], any quarantine, and what follows from either.
 const SILENCE_MS: u64 = 330_000;
 
-/// A small generator: a seed is a case.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (self.0 >> 33) % bound
-    }
-
-    fn one<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len() as u64) as usize]
-    }
-
-    fn host(&mut self) -> String {
-        format!("10.0.0.{}", 9 + self.below(12))
-    }
+fn host(dice: &mut Dice) -> String {
+    format!("10.0.0.{}", 9 + dice.below(12))
 }
 
 fn policy(dice: &mut Dice) -> PolicyTable {
@@ -172,7 +158,7 @@ impl Run {
 
     fn inside_packet(&mut self) -> Build {
         let dice = &mut self.dice;
-        let host = dice.host();
+        let host = host(dice);
         let (port, server, to) = (1000 + dice.below(7) as u16, dice.one(&SERVERS), 50 + dice.below(2) as u16);
         match dice.below(12) {
             0..=3 => Build::udp((&host, port), (server, to), b"x"),
@@ -223,7 +209,7 @@ impl Run {
     fn add_pinhole(&mut self) {
         let dice = &mut self.dice;
         let v6 = dice.below(5) == 0;
-        let host = if v6 { dice.one(&HOSTS6).to_owned() } else { dice.host() };
+        let host = if v6 { dice.one(&HOSTS6).to_owned() } else { host(dice) };
         let protocol = if v6 { dice.one(&[UDP, TCP, 50]) } else { dice.one(&[UDP, UDP, TCP, TCP, 41]) };
         let portless = !matches!(protocol, UDP | TCP);
         let flags = [
@@ -293,7 +279,7 @@ impl Run {
 
     fn reserve(&mut self) {
         let dice = &mut self.dice;
-        let (host, id) = (dice.host(), self.next_id);
+        let (host, id) = (host(dice), self.next_id);
         let somebody = dice.below(2) == 0;
         let reserve = PortsReserve {
             id,

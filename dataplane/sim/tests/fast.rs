@@ -2,22 +2,13 @@
 
 use turnpike_abi::counters::{Counter, DropReason};
 use turnpike_abi::table::{PoolRecord, SettingsRecord};
+use turnpike_sim::Dice;
 use turnpike_sim::lab::{
     GATEWAY, HOST, HOST_MAC, HOST6, INSIDE_PORT, Lab, OTHER_MAC, OUTSIDE_PORT, ROUTER_MAC, SERVER, SERVER6,
 };
 use turnpike_sim::packets::{Build, see};
 use turnpike_sim::tables::{PolicyTable, address};
 use turnpike_wire::packet::{TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
-
-/// A small generator, so that both boxes get the same.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (self.0 >> 33) % bound
-    }
-}
 
 fn policy() -> PolicyTable {
     let mut policy = PolicyTable::default();

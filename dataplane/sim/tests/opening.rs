@@ -6,25 +6,12 @@ use turnpike_abi::event::{self, AckResult, BindingRow, WalkEnd};
 use turnpike_abi::steering;
 use turnpike_abi::table::{Action, Filtering, NatAction, NatRuleRecord, PoolRecord, SettingsRecord};
 use turnpike_abi::{PoolId, Prefix};
+use turnpike_sim::Dice;
 use turnpike_sim::lab::{INSIDE_PORT, Lab, OUTSIDE_PORT, forwarding};
 use turnpike_sim::packets::{Build, Seen, see};
-use turnpike_sim::tables::{INSIDE, OUTSIDE, PolicyTable, address, rule};
+use turnpike_sim::tables::{INSIDE, OUTSIDE, PolicyTable, address, prefix, rule};
 use turnpike_wire::ethernet;
 use turnpike_wire::packet::{Fragment, TCP_ACK, TCP_FIN, TCP_PSH, TCP_SYN, TCP_URG};
-
-/// A small generator, so that both boxes get the same.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (self.0 >> 33) % bound
-    }
-
-    fn one<'a>(&mut self, of: &[&'a str]) -> &'a str {
-        of[self.below(of.len() as u64) as usize]
-    }
-}
 
 /// Tables with something of everything that has a say about a first packet.
 fn policy(seed: u64) -> PolicyTable {
@@ -76,10 +63,6 @@ fn policy(seed: u64) -> PolicyTable {
     }
     policy.interfaces[1].mtu = 1400;
     policy
-}
-
-fn prefix(text: &str, length: u8) -> Prefix {
-    Prefix { address: address(text), length: 96 + length, ..Prefix::default() }
 }
 
 fn labs(workers: u8, seed: u64) -> [Lab; 2] {

@@ -6,10 +6,11 @@ mod world;
 use turnpike_abi::PoolId;
 use turnpike_abi::command::{Kind, PinholeRemove, PortsRelease};
 use turnpike_abi::counters::{Counter, ProtocolClass};
+use turnpike_sim::Dice;
 use turnpike_sim::lab::{INSIDE_PORT, OUTSIDE_PORT};
 use turnpike_sim::packets::Build;
 use turnpike_sim::tables::PolicyTable;
-use world::{Dice, HOSTS, SERVERS, World, range, variant};
+use world::{HOSTS, SERVERS, World, range, variant};
 
 fn run(workers: u8, seed: u64) -> u64 {
     let mut dice = Dice(seed * 77 + 5);

@@ -11,24 +11,11 @@ use turnpike_abi::flow::FlowRow;
 use turnpike_abi::table::{Filtering, NatAction, NatRuleRecord, PoolRangeRecord, PoolRecord, SettingsRecord};
 use turnpike_abi::{Address, PoolId, PortId, Prefix, WorkerId, steering};
 use turnpike_engine::Interface;
-use turnpike_sim::Appliance;
 use turnpike_sim::lab::{INSIDE_PORT, Lab, OUTSIDE_PORT, forwarding};
 use turnpike_sim::packets::Build;
 use turnpike_sim::tables::{INSIDE, OUTSIDE, PolicyTable, address, prefix};
+use turnpike_sim::{Appliance, Dice};
 use turnpike_wire::packet::{TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
-
-/// A small generator of choices.
-pub struct Dice(pub u64);
-
-impl Dice {
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (self.0 >> 33) % bound
-    }
-    pub fn one<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len() as u64) as usize]
-    }
-}
 
 pub const HOSTS: [&str; 8] =
     ["10.0.0.8", "10.0.0.9", "10.0.0.10", "10.0.0.11", "10.0.0.12", "10.0.0.13", "10.0.0.14", "10.0.0.15"];
