@@ -765,10 +765,11 @@ impl Bindings {
             .map(|(number, _)| number)
     }
 
-    /// Bindings without a port of this worker's among the `most` records from `cursor` on, with their numbers.
-    pub(crate) fn walk_portless(&self, cursor: usize, most: usize) -> impl Iterator<Item = (usize, u32)> {
-        let portless = self.walk(cursor, most).filter(|(_, binding)| !binding.has_own_port());
-        portless.map(|(place, _)| (place, place as u32))
+    /// Numbers of bindings without a port of this worker's among the `most` records from `cursor` on.
+    pub(crate) fn walk_portless(&self, cursor: usize, most: usize) -> impl Iterator<Item = u32> {
+        self.walk(cursor, most)
+            .filter(|(_, binding)| !binding.has_own_port())
+            .map(|(number, _)| number as u32)
     }
 
     /// Bindings among the `most` records from `cursor` on, with their numbers.

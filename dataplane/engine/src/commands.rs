@@ -2,6 +2,7 @@
 
 use crate::bindings::{Binding, Shown, class_of, is_translated, sole};
 use crate::expiry::timeout_ms;
+use crate::flows::ends_of;
 use crate::neighbours::NextHop;
 use crate::outbox::Outbox;
 use crate::pipeline::{Tables, Worker};
@@ -327,7 +328,7 @@ impl<B: Buffer> Worker<B> {
                 let mut end = next as u64;
                 if let Some(from) = next.checked_sub(PORTLESS) {
                     let rows = bindings.walk_portless(from, WALK_RECORDS);
-                    let rows = rows.map(|(place, number)| (PORTLESS + place, number));
+                    let rows = rows.map(|number| (PORTLESS + number as usize, number));
                     end = send(&mut rows.filter_map(row), next + WALK_RECORDS, PORTLESS + bindings.records());
                 }
                 if end == WalkEnd::DONE { end } else { end + cut as u64 }
@@ -404,7 +405,7 @@ impl<B: Buffer> Worker<B> {
         for place in 0..self.flows.places() {
             let binding = self.flows.at(place).map_or(NONE, |flow| self.flows.binding(flow));
             let Some(flow) = sole::flow_of(binding) else { continue };
-            let external = self.flows.record(flow).map(|record| sole::ends_of(record).1.0);
+            let external = self.flows.record(flow).map(|record| ends_of(record).1.0);
             if external.is_some_and(|external| !self.bindings.ports.stays(external, coming)) {
                 self.with_record(sole::binding_of(flow));
             }

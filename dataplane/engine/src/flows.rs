@@ -744,21 +744,25 @@ fn key6_of(record: &FlowRecord6, toward: Toward) -> Key6 {
     Key6 { source, destination, ports, protocol: head.protocol }
 }
 
-/// Inside and external end of an IPv4 flow.
-fn ends_of(record: &FlowRecord) -> ((Address, u16), (Address, u16)) {
+/// Inside and external end of an IPv4 flow, ports in host byte order.
+pub(crate) const fn ends_of(record: &FlowRecord) -> (([u8; 4], u16), ([u8; 4], u16)) {
     let [a, b, c, d, _, _, _, _, i, j, k, l] = record.addresses;
     let [m, n, _, _, o, p] = record.ports;
-    let inside = (Address::v4([a, b, c, d]), u16::from_be_bytes([m, n]));
-    (inside, (Address::v4([i, j, k, l]), u16::from_be_bytes([o, p])))
+    (([a, b, c, d], u16::from_be_bytes([m, n])), ([i, j, k, l], u16::from_be_bytes([o, p])))
+}
+
+/// Remote address of an IPv4 flow.
+pub(crate) const fn remote_of(record: &FlowRecord) -> [u8; 4] {
+    let [_, _, _, _, a, b, c, d, ..] = record.addresses;
+    [a, b, c, d]
 }
 
 fn tuples_of(record: &FlowRecord, v6: Option<&FlowRecord6>) -> (Tuple, Tuple) {
-    let [_, _, _, _, e, f, g, h, ..] = record.addresses;
     let (inside, remote, external) = match v6 {
         Some(v6) => (Address(v6.inside), Address(v6.remote), Address(v6.inside)),
         None => {
-            let (inside, external) = ends_of(record);
-            (inside.0, Address::v4([e, f, g, h]), external.0)
+            let ((inside, _), (external, _)) = ends_of(record);
+            (Address::v4(inside), Address::v4(remote_of(record)), Address::v4(external))
         }
     };
     let split = |ports: u32| {

@@ -182,15 +182,15 @@ impl<B: Buffer> Worker<B> {
         if let Some(record) = tables.policy.pool(pool) {
             self.bindings.may_open(record, pool, Address::v4([a, b, c, d]), now)?;
         }
-        let full = DropReason::InternalError;
+        let internal = DropReason::InternalError;
         let (binding, external) = match &way.binding {
             Ok(binding) => {
                 self.counters.add(Counter::EimHits, 1);
-                let binding = self.with_record(*binding).ok_or(full)?;
-                (Ok(binding), self.bindings.record(binding).ok_or(full)?.external_end())
+                let binding = self.with_record(*binding).ok_or(internal)?;
+                (Ok(binding), self.bindings.record(binding).ok_or(internal)?.external_end())
             }
             Err(unbound) => {
-                let flow = self.flows.next_number().ok_or(full)?;
+                let flow = self.flows.next_number().ok_or(internal)?;
                 let bound = self.bindings.bind_sole(&tables.policy, unbound, flow, now, &mut self.counters);
                 let Taken { subscriber, external, port } = bound?;
                 (Err((flow, subscriber)), (external, port))
@@ -212,7 +212,7 @@ impl<B: Buffer> Worker<B> {
         let due = due(tables, class, state, now);
         let Some(number) = self.flows.insert_departing(&flow, due) else {
             self.let_go(binding.unwrap_or_else(|(flow, _)| sole::binding_of(flow)));
-            return Err(full);
+            return Err(internal);
         };
         self.counters.add(Counter::PlainOpenings, 1);
         self.counters.flow_created(class, state);

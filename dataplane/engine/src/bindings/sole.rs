@@ -7,7 +7,7 @@
 use super::ending::Leaving;
 use super::{Binding, Bindings, MOST, Unbound, class_of};
 use crate::Time;
-use crate::flows::Flows;
+use crate::flows::{Flows, ends_of, remote_of};
 use crate::policy::Policy;
 use crate::ports::{Class, Entry, Place, Taken};
 use turnpike_abi::Address;
@@ -38,13 +38,6 @@ pub(super) const fn reference(binding: u32) -> u32 {
 /// Back from [`reference`].
 pub(super) const fn referred(reference: u32) -> u32 {
     if reference & 1 == 1 { binding_of(reference >> 1) } else { reference >> 1 }
-}
-
-/// Inside and external end of a flow, as they stand in its record, ports in host byte order.
-pub(crate) const fn ends_of(record: &FlowRecord) -> (([u8; 4], u16), ([u8; 4], u16)) {
-    let [a, b, c, d, _, _, _, _, e, f, g, h] = record.addresses;
-    let [i, j, _, _, k, l] = record.ports;
-    (([a, b, c, d], u16::from_be_bytes([i, j])), ([e, f, g, h], u16::from_be_bytes([k, l])))
 }
 
 impl Bindings {
@@ -96,21 +89,27 @@ impl Bindings {
 
     /// A binding, with a record or without.
     pub(crate) fn copy(&self, flows: &Flows, number: u32) -> Option<Binding> {
-        let Some(flow) = flow_of(number) else { return self.record(number).copied() };
+        match flow_of(number) {
+            Some(flow) => self.of_flow(flows, flow).map(|(binding, _)| binding),
+            None => self.record(number).copied(),
+        }
+    }
+
+    /// The binding that a flow's record stands for, and where its port lies.
+    fn of_flow(&self, flows: &Flows, flow: u32) -> Option<(Binding, Place)> {
         let (record, created) = (flows.record(flow)?, flows.cold(flow)?.created);
         let place = self.place_of(record)?;
         let (inside, (external, port)) = ends_of(record);
         let taken = Taken { subscriber: self.ports.owner_of(&place), external, port };
         let began = Time(u64::from(created) << CREATED_SHIFT);
         let binding = Binding::new(&taken, inside, place.pool, record.protocol, began);
-        Some(Binding { first_flow: flow, ..binding })
+        Some((Binding { first_flow: flow, ..binding }, place))
     }
 
     /// Gives the binding that a flow's record stood for a record of its own. Returns its number from now on, which is to
     /// be told to the flow.
     pub(crate) fn give_record(&mut self, flows: &Flows, flow: u32) -> Option<u32> {
-        let (was, record) = (binding_of(flow), flows.record(flow)?);
-        let (binding, place) = (self.copy(flows, was)?, self.place_of(record)?);
+        let ((binding, place), was) = (self.of_flow(flows, flow)?, binding_of(flow));
         let number = self.next_place()?;
         let hash = self.hash_inside(binding.protocol, binding.inside(), binding.inside_port, binding.pool);
         if !self.by_inside.rename(hash, reference(was), reference(number)) {
@@ -119,10 +118,9 @@ impl Bindings {
         self.store(number, &binding);
         self.soles -= 1;
         self.ports.set_entry(&place, Entry::Bound(number));
-        let [_, _, _, _, a, b, c, d, ..] = record.addresses;
-        if let Some(contacts) = &mut self.contacts {
-            contacts.remove(was, [a, b, c, d]);
-            contacts.add(number, [a, b, c, d]);
+        if let (Some(contacts), Some(record)) = (&mut self.contacts, flows.record(flow)) {
+            contacts.remove(was, remote_of(record));
+            contacts.add(number, remote_of(record));
         }
         Some(number)
     }
@@ -140,8 +138,7 @@ impl Bindings {
     /// Counts out the flow whose record stands for its binding. To be told before that is removed.
     pub(crate) fn sole_ended(&mut self, (flow, record): (u32, &FlowRecord), leaving: &Leaving) {
         if let Some(contacts) = &mut self.contacts {
-            let [_, _, _, _, a, b, c, d, ..] = record.addresses;
-            contacts.remove(binding_of(flow), [a, b, c, d]);
+            contacts.remove(binding_of(flow), remote_of(record));
         }
         if let Some(place) = &leaving.place {
             self.ports.count_flow(self.ports.owner_of(place), false);
