@@ -108,7 +108,7 @@ impl Geometry {
 
     /// How many blocks an address has: their numbers are below that.
     pub(super) fn blocks(&self) -> u16 {
-        (0..self.words).map(|word| self.block_of(word) + 1).max().unwrap_or(0)
+        self.low() + self.begin.div_ceil(self.block_words)
     }
 
     /// The block that a word lies in.

@@ -327,8 +327,8 @@ impl Ports {
                 None => lost.push(at),
             }
         }
-        self.cuts += u64::from(!lost.is_empty());
         if !lost.is_empty() {
+            self.cuts += 1;
             self.leave_chains(&lost);
         }
         for at in &lost {

@@ -201,7 +201,11 @@ impl Units {
 
     /// The unit of a word.
     pub(super) fn find(&self, address: u32, class: Class, word: u16) -> Option<u32> {
-        self.filed(address, class, word)?.checked_sub(1)
+        self.find_in(&self.directory, address, class, word)
+    }
+
+    fn find_in(&self, directory: &Directory, address: u32, class: Class, word: u16) -> Option<u32> {
+        of_class(directory, class).get(self.place(address, word))?.checked_sub(1)
     }
 
     /// The ports in use of a word.
@@ -427,9 +431,7 @@ impl Units {
     pub(super) fn carry(&mut self, old: &Directory, from: u32, to: u32, words: core::ops::Range<u16>) {
         for class in Class::ALL {
             for word in words.clone() {
-                let number =
-                    of_class(old, class).get(self.place(from, word)).and_then(|unit| unit.checked_sub(1));
-                let Some(number) = number else { continue };
+                let Some(number) = self.find_in(old, from, class, word) else { continue };
                 let used = self.slab.get(number as usize).map_or(0, |unit| unit.used);
                 if let Some(place) = self.filed_mut(to, class, word) {
                     *place = number + 1;
@@ -447,9 +449,7 @@ impl Units {
         let mut held = 0;
         for class in Class::ALL {
             for word in words.clone() {
-                let number =
-                    of_class(old, class).get(self.place(from, word)).and_then(|unit| unit.checked_sub(1));
-                let Some(number) = number else { continue };
+                let Some(number) = self.find_in(old, from, class, word) else { continue };
                 if let Some(unit) = self.slab.get(number as usize) {
                     let entries = (0..unit.used.count_ones() as usize).filter_map(|at| self.at(unit, at));
                     held += entries.filter(|entry| (HELD..COOLING).contains(entry)).count() as u32;
