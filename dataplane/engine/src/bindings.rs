@@ -4,6 +4,7 @@
 mod contacts;
 mod ending;
 mod held;
+mod inside;
 mod numbers;
 mod pinholes;
 mod slots;
@@ -28,7 +29,7 @@ use turnpike_abi::table::{Filtering, PoolRecord};
 use turnpike_abi::{Address, PoolId, WorkerId, steering};
 use turnpike_shm::memory::{Memory, roomy};
 
-pub(crate) use ending::Leaving;
+pub(crate) use inside::{Entries, Place, Unbound};
 pub(crate) use pinholes::{Closing, Passage, PassingBy, Shown};
 
 const IPV6_IN_IPV4: u8 = 41;
@@ -149,22 +150,6 @@ impl Binding {
     }
 }
 
-/// Where the binding of an inside endpoint in a pool is filed.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Place {
-    hash: u64,
-    pool: PoolId,
-}
-
-/// An inside endpoint without binding, and where one will be filed.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Unbound {
-    inside: (Address, u16),
-    pool: PoolId,
-    protocol: u8,
-    hash: u64,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct ExternalKey {
     address: Address,
@@ -183,6 +168,7 @@ pub(crate) struct Bindings {
     /// Bindings without a record: [`sole`].
     soles: usize,
     capacity: usize,
+    /// Those that have a record.
     by_inside: Index,
     hash: TupleHash,
     /// Inside addresses of untranslated endpoints.
@@ -227,18 +213,20 @@ pub(crate) const fn is_translated(protocol: u8) -> bool {
 impl Bindings {
     /// Bytes of the memory given to [`Bindings::new`].
     pub(crate) const fn bytes(setup: &Setup) -> usize {
-        Index::bytes(setup.bindings) + Ports::bytes(setup.bindings)
+        Ports::bytes(setup.bindings)
     }
 
     pub(crate) fn new(setup: &Setup, keyed: Keyed, memory: &mut Memory) -> Option<Self> {
         let capacity = setup.bindings.min(MOST);
+        // Most bindings have no record, and nothing is filed of them.
+        let mut sparse = Memory::sparse(Index::bytes(capacity)).ok()?;
         Some(Self {
             slab: roomy(capacity),
             more: vec![[0; 2]; capacity],
             free: Vec::with_capacity(capacity),
             soles: 0,
             capacity,
-            by_inside: Index::new(setup.bindings, 2 * capacity.max(setup.flows), memory)?,
+            by_inside: Index::new(capacity, capacity, &mut sparse)?,
             hash: TupleHash::new(keyed),
             hosts: Vec::with_capacity(capacity),
             free_hosts: Vec::with_capacity(capacity),
@@ -330,16 +318,6 @@ impl Bindings {
         Some(record)
     }
 
-    fn hash_inside(&self, protocol: u8, address: Address, port: u16, pool: PoolId) -> u64 {
-        let (port, pool) = (u32::from(port), u32::from(pool.0));
-        match address.to_v4() {
-            Some(v4) => {
-                self.hash.v4(u64::from(u32::from_be_bytes(v4)) << 32 | u64::from(pool), port, protocol)
-            }
-            None => self.hash.v6(address.0, [0; 16], port << 16 | pool, protocol),
-        }
-    }
-
     /// The inside address of any binding.
     pub(crate) fn inside_of(&self, binding: &Binding) -> Address {
         if binding.pool != BindingRow::NO_POOL {
@@ -368,22 +346,6 @@ impl Bindings {
         self.free_hosts.push(number);
     }
 
-    /// First of five steps, over a burst, that bring the lines near which new bindings will need. The pool is a
-    /// guess: the one of the last new binding.
-    pub(crate) fn prefetch(&self, protocol: u8, inside: [u8; 4], port: u16) -> Place {
-        let pool = self.last_pool;
-        let place = Place { hash: self.hash_inside(protocol, Address::v4(inside), port, pool), pool };
-        self.by_inside.prefetch(place.hash);
-        self.ports.prefetch_index(inside, pool);
-        place
-    }
-
-    /// Asks for what lies behind a place that is full.
-    #[inline(always)]
-    pub(crate) fn prefetch_overflow(&self, place: Place) {
-        self.by_inside.prefetch_overflow(place.hash);
-    }
-
     /// Second step. Returns the subscriber's number.
     pub(crate) fn prefetch_subscriber(&self, inside: [u8; 4]) -> Option<u32> {
         self.ports.prefetch_subscriber(inside, self.last_pool)
@@ -397,76 +359,6 @@ impl Bindings {
     /// Says what was drawn for the packet that comes next.
     pub(crate) fn expect(&mut self, foreseen: Option<Foreseen>) {
         self.foreseen = foreseen;
-    }
-
-    /// The binding of an inside endpoint, if that has a record ([`Bindings::any_of_inside`]).
-    pub(crate) fn of_inside(&self, protocol: u8, address: Address, port: u16, pool: PoolId) -> Option<u32> {
-        self.search(protocol, (address, port), pool).ok()
-    }
-
-    /// As [`Bindings::of_inside`], for a caller who will make one if there is none.
-    ///
-    /// # Errors
-    /// What that needs, if there is none.
-    pub(crate) fn search(&self, protocol: u8, inside: (Address, u16), pool: PoolId) -> Result<u32, Unbound> {
-        let hash = self.hash_inside(protocol, inside.0, inside.1, pool);
-        let unbound = Unbound { inside, pool, protocol, hash };
-        self.under(&unbound, |_| false).ok_or(unbound)
-    }
-
-    /// The binding of an inside endpoint, with a record or without.
-    pub(crate) fn any_of_inside(
-        &self,
-        flows: &Flows,
-        protocol: u8,
-        inside: (Address, u16),
-        pool: PoolId,
-    ) -> Option<u32> {
-        let hash = self.hash_inside(protocol, inside.0, inside.1, pool);
-        self.search_at(flows, Place { hash, pool }, protocol, inside, pool).ok()
-    }
-
-    /// As [`Bindings::any_of_inside`], with the place that [`Bindings::prefetch`] guessed, for a caller who will make
-    /// one if there is none.
-    ///
-    /// # Errors
-    /// What that needs, if there is none.
-    #[inline(always)]
-    pub(crate) fn search_at(
-        &self,
-        flows: &Flows,
-        place: Place,
-        protocol: u8,
-        inside: (Address, u16),
-        pool: PoolId,
-    ) -> Result<u32, Unbound> {
-        let hash = if place.pool == pool {
-            place.hash
-        } else {
-            self.hash_inside(protocol, inside.0, inside.1, pool)
-        };
-        let key = (protocol, inside.0.to_v4().unwrap_or_default(), inside.1, pool);
-        let unbound = Unbound { inside, pool, protocol, hash };
-        let is = |flow| flows.record(flow).is_some_and(|record| self.is_sole_of(record, key));
-        self.under(&unbound, is).ok_or(unbound)
-    }
-
-    /// The binding of an inside endpoint. `is` tells whether a flow's record stands for it.
-    #[inline(always)]
-    fn under(&self, unbound: &Unbound, is: impl Fn(u32) -> bool) -> Option<u32> {
-        let &Unbound { inside: (address, port), pool, protocol, hash } = unbound;
-        let v4 = address.to_v4().unwrap_or_default();
-        let found = self.by_inside.find(hash, |reference| {
-            let number = sole::referred(reference);
-            if let Some(flow) = sole::flow_of(number) {
-                return is(flow);
-            }
-            self.record(number).is_some_and(|it| {
-                (it.inside, it.inside_port, it.pool, it.protocol) == (v4, port, pool, protocol)
-                    && (address.is_v4() || self.inside_of(it) == address)
-            })
-        });
-        found.map(sole::referred)
     }
 
     /// The binding of an external endpoint: by direct index.
@@ -545,17 +437,18 @@ impl Bindings {
     /// The reason to drop that packet.
     pub(crate) fn bind(
         &mut self,
+        flows: &mut Flows,
         policy: &Policy,
         unbound: &Unbound,
         now: Time,
         counters: &mut Counters,
     ) -> Result<u32, DropReason> {
-        let Unbound { inside, pool, protocol, hash } = *unbound;
+        let Unbound { inside, pool, protocol } = *unbound;
         let Some(number) = self.next_number() else { return Err(DropReason::BindingLimit) };
         let (taken, class) = self.take_port(policy, unbound, now, Entry::Bound(number), counters)?;
         let v4 = inside.0.to_v4().unwrap_or_default();
         let binding = Binding::new(&taken, (v4, inside.1), pool, protocol, now);
-        if !self.insert(number, hash, &binding, counters) {
+        if !self.insert(flows, number, &binding, counters) {
             self.ports.release(taken.subscriber, taken.external, class, taken.port);
             return Err(DropReason::BindingLimit);
         }
@@ -575,7 +468,7 @@ impl Bindings {
         entry: Entry,
         counters: &mut Counters,
     ) -> Result<(Taken, Class), DropReason> {
-        let Unbound { inside, pool, protocol, .. } = *unbound;
+        let Unbound { inside, pool, protocol } = *unbound;
         let (Some(class), Some(address)) = (Class::of(class_of(protocol)), inside.0.to_v4()) else {
             return Err(DropReason::ProtoUnsupported);
         };
@@ -645,8 +538,8 @@ impl Bindings {
     }
 
     /// Files a binding whose port is already taken, under the number of [`Bindings::next_number`].
-    fn insert(&mut self, number: u32, hash: u64, binding: &Binding, counters: &mut Counters) -> bool {
-        if !self.by_inside.insert(hash, sole::reference(number)) {
+    fn insert(&mut self, flows: &mut Flows, number: u32, binding: &Binding, counters: &mut Counters) -> bool {
+        if !self.file(flows, number, binding) {
             return false;
         }
         self.store(number, binding);

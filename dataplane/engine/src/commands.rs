@@ -184,7 +184,9 @@ impl<B: Buffer> Worker<B> {
         let Some(tables) = tables else { return Ok(AckResult::NO_POLICY) };
         if translated {
             for at in 0..ports {
-                self.settle(add.protocol, (add.inside, add.inside_port + at), add.pool);
+                if !self.settle(add.protocol, (add.inside, add.inside_port + at), add.pool) {
+                    return Ok(AckResult::TABLE_FULL);
+                }
             }
         }
         if has(PinholeAdd::RESERVED)
@@ -192,7 +194,7 @@ impl<B: Buffer> Worker<B> {
         {
             return Ok(result);
         }
-        Ok(match self.bindings.add_pinhole(&tables.policy, add, now, &mut self.counters) {
+        Ok(match self.bindings.add_pinhole(&mut self.flows, &tables.policy, add, now, &mut self.counters) {
             Ok(number) => {
                 if let Some(binding) = self.bindings.record(number) {
                     (ack.external, ack.external_port) = (binding.external(), binding.external_port);

@@ -4,8 +4,8 @@
 //! memory that the next one reads. What a stage learns holds until the last one: nobody else writes, and the end of
 //! one flow changes nothing that another's stages looked at.
 
-use crate::bindings::{Leaving, sole};
-use crate::flows::{Filed, Flows, class_of_record};
+use crate::bindings::{Entries, sole};
+use crate::flows::{Filing, Flows, class_of_record};
 use crate::pipeline::{Tables, Worker};
 use crate::ports::Place;
 use crate::{Buffer, Time, tcp};
@@ -28,25 +28,31 @@ struct Ending {
     flow: u32,
     binding: u32,
     /// Nothing if it has ended already and its timer finds it so.
-    why: Option<(FlowEnd, Filed)>,
-    /// Of its binding, if that may end with it.
-    leaving: Option<Leaving>,
+    why: Option<(FlowEnd, Filing)>,
+    /// Of its binding, if that may end with it: where it is filed if it has a record, and its port.
+    entries: Option<Entries>,
+    place: Option<Place>,
 }
 
 impl Ending {
-    const NONE: Self = Self { flow: NONE, binding: NONE, why: None, leaving: None };
+    const NONE: Self = Self { flow: NONE, binding: NONE, why: None, entries: None, place: None };
 }
 
 impl<B: Buffer> Worker<B> {
     /// Ends a flow, and its binding with its last flow unless that is a pinhole.
     pub(crate) fn end_flow(&mut self, number: u32, why: FlowEnd) {
-        if let Some(filed) = self.flows.filed(number) {
-            self.end_filed(number, why, filed, None);
+        if let Some(filing) = self.flows.filing(number) {
+            self.end_filed(number, (why, &filing), (None, None));
         }
     }
 
     /// As [`Worker::end_flow`], where it is known where the flow lies, and perhaps where its binding does.
-    fn end_filed(&mut self, number: u32, why: FlowEnd, filed: Filed, leaving: Option<&Leaving>) {
+    fn end_filed(
+        &mut self,
+        number: u32,
+        (why, filing): (FlowEnd, &Filing),
+        (entries, place): (Option<&Entries>, Option<&Place>),
+    ) {
         let now = self.now;
         let Some(flow) = self.flows.record(number).filter(|flow| flow.has(flag::LIVE)) else { return };
         let (class, state, binding) = (class_of_record(flow), flow.tcp_state(), self.flows.binding(number));
@@ -62,29 +68,32 @@ impl<B: Buffer> Worker<B> {
         {
             self.ended.note(FlowEnded::new(&row, why, now.0));
         }
-        self.flows.end(number, filed);
+        self.flows.end(number, filing);
         self.counters.flow_ended(class, state, why);
         if sole {
-            self.end_sole(number, leaving);
+            self.end_sole(number, place);
             return;
         }
         let next = if self.bindings.is_shared(binding) { self.flows.unlink(number) } else { NONE };
         let Some(record) = self.bindings.take_down(binding, number, next) else { return };
         record.used(now, idle);
         if !record.is_in_use() && record.is_dynamic() {
-            match leaving {
-                Some(leaving) => self.bindings.remove_from(binding, leaving, &mut self.counters),
-                None => self.bindings.remove(binding, &mut self.counters),
+            match entries {
+                Some(entries) => {
+                    self.bindings.remove_from(&mut self.flows, (binding, entries, place), &mut self.counters);
+                }
+                None => self.bindings.remove(&mut self.flows, binding, &mut self.counters),
             }
         }
     }
 
     /// Ends the binding that the record of a flow which just ended stands for.
-    fn end_sole(&mut self, flow: u32, leaving: Option<&Leaving>) {
+    fn end_sole(&mut self, flow: u32, place: Option<&Place>) {
         let Some(record) = self.flows.record(flow) else { return };
-        let Some(leaving) = leaving.copied().or_else(|| self.bindings.leaving_with(record)) else { return };
-        self.bindings.sole_ended((flow, record), &leaving);
-        self.bindings.remove_sole((flow, record), &leaving, &mut self.counters);
+        let found = if place.is_none() { self.bindings.leaving_with(record) } else { None };
+        let Some(place) = place.or(found.as_ref()) else { return };
+        self.bindings.sole_ended((flow, record), place);
+        self.bindings.remove_sole(record, place, &mut self.counters);
     }
 
     /// Ends every flow of a binding, then the binding.
@@ -94,7 +103,7 @@ impl<B: Buffer> Worker<B> {
         {
             self.end_flow(flow, why);
         }
-        self.bindings.remove(number, &mut self.counters);
+        self.bindings.remove(&mut self.flows, number, &mut self.counters);
     }
 
     /// Looks at flows whose time has come, a few at a time; more of them the further the timers are behind.
@@ -153,8 +162,8 @@ impl<B: Buffer> Worker<B> {
         let endings = endings.get_mut(..count).unwrap_or_default();
         self.prepare_bindings(endings);
         for ending in endings {
-            if let Some((why, filed)) = ending.why {
-                self.end_filed(ending.flow, why, filed, ending.leaving.as_ref());
+            if let Some((why, filing)) = &ending.why {
+                self.end_filed(ending.flow, (*why, filing), (ending.entries.as_ref(), ending.place.as_ref()));
             }
             self.flows.reclaim(ending.flow);
         }
@@ -164,19 +173,20 @@ impl<B: Buffer> Worker<B> {
     fn ending(&self, flow: u32, why: FlowEnd) -> Ending {
         let binding = self.flows.binding(flow);
         self.bindings.prefetch_record(binding);
-        let why = self.flows.filed(flow).map(|filed| (why, filed));
-        Ending { flow, binding, why, leaving: None }
+        let why = self.flows.filing(flow).map(|filing| (why, filing));
+        Ending { flow, binding, why, entries: None, place: None }
     }
 
     /// Finds out where the bindings of flows that end lie, and asks for all that their own end will need.
     fn prepare_bindings(&self, endings: &mut [Ending]) {
         for ending in endings.iter_mut() {
-            ending.leaving = if let Some(flow) = sole::flow_of(ending.binding) {
-                self.flows.record(flow).and_then(|record| self.bindings.leaving_with(record))
-            } else {
-                let dynamic = self.bindings.record(ending.binding).is_some_and(|record| record.is_dynamic());
-                dynamic.then(|| self.bindings.leaving(ending.binding)).flatten()
-            };
+            if let Some(flow) = sole::flow_of(ending.binding) {
+                ending.place = self.flows.record(flow).and_then(|record| self.bindings.leaving_with(record));
+            } else if self.bindings.record(ending.binding).is_some_and(|record| record.is_dynamic())
+                && let Some((entries, place)) = self.bindings.leaving(&self.flows, ending.binding)
+            {
+                (ending.entries, ending.place) = (Some(entries), place);
+            }
         }
         let ports = &self.bindings.ports;
         places(endings).for_each(|place| ports.prefetch_unit(place));
@@ -211,7 +221,7 @@ impl<B: Buffer> Worker<B> {
 
 /// Where the ports lie that will be given back.
 fn places(endings: &mut [Ending]) -> impl Iterator<Item = &mut Place> {
-    endings.iter_mut().filter_map(|ending| ending.leaving.as_mut()?.place.as_mut())
+    endings.iter_mut().filter_map(|ending| ending.place.as_mut())
 }
 
 /// What is to become of a flow whose timer came.

@@ -43,6 +43,7 @@ const TTL_DELTA: Delta = Delta::word(0x0100, 0x0000);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lane {
     pub(crate) key: Key4,
+    /// Under which its flow is looked for first. Of an IPv4 packet one of [`Flows::hashes4`].
     pub(crate) hash: u64,
     /// What the index says it is, or [`NONE`] for the long way.
     guess: u32,
@@ -54,6 +55,8 @@ pub(crate) struct Lane {
     pub(crate) on: u8,
     /// IPv6: its key stays in the packet.
     v6: bool,
+    /// Came from inside: its flow may be filed by its source.
+    near: bool,
     /// May open a flow: the long way, but not unprepared.
     opens: bool,
 }
@@ -67,6 +70,7 @@ impl Lane {
         l3: 0,
         on: 0,
         v6: false,
+        near: false,
         opens: false,
     };
 
@@ -74,6 +78,28 @@ impl Lane {
     #[inline(always)]
     pub(crate) fn opening(&self) -> Option<Key4> {
         (self.opens && !self.v6).then_some(self.key)
+    }
+
+    /// Asks for the index's bucket of an IPv4 packet's flow, where that is looked for first.
+    #[inline(always)]
+    fn hash(&mut self, flows: &Flows) {
+        self.hash = if self.near { flows.hashes4(self.key).0 } else { flows.hash4(self.key) };
+        flows.prefetch_index(self.hash);
+    }
+
+    /// Notes what the index says an IPv4 packet is. Returns whether that may open a flow.
+    #[inline(always)]
+    fn guessed(&mut self, guess: u32) -> bool {
+        // A SYN has the long way to go even if its flow exists.
+        self.guess = if self.opens { NONE } else { guess };
+        self.opens = guess == NONE && self.near;
+        self.opens
+    }
+
+    /// Whether the index knew something of it.
+    #[inline(always)]
+    pub(crate) fn is_guessed(&self) -> bool {
+        self.guess != NONE
     }
 
     /// Interface, offset and family of a packet that was found sound, if it was.
@@ -94,8 +120,8 @@ pub(crate) struct Lanes {
 /// What a packet will need that may open a flow.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Drawn {
-    /// Where its binding is, or will be, filed.
-    pub(crate) place: Place,
+    /// Where its binding is filed, if that may have a record.
+    pub(crate) place: Option<Place>,
     /// The port that a new binding of its will get.
     pub(crate) foreseen: Option<Foreseen>,
     /// With that port, the hash of packets that answer.
@@ -115,9 +141,18 @@ impl Lanes {
         Self { lanes: [Lane::SLOW; LANES], drawn: [Drawn::default(); LANES] }
     }
 
-    /// The lanes of a burst from one on, numbered.
-    pub(crate) fn from(&self, first: usize) -> impl Iterator<Item = (usize, &Lane)> {
-        (first..).zip(self.lanes.get(first..).unwrap_or_default())
+    /// A lane of the burst.
+    #[inline(always)]
+    pub(crate) fn at(&self, at: usize) -> &Lane {
+        self.lanes.get(at).unwrap_or(&Lane::SLOW)
+    }
+
+    /// Whether no port was drawn for a packet, so that it brought its subscriber a block, and the next one is of the same.
+    #[inline(always)]
+    pub(crate) fn brought_first_block(&self, at: usize) -> bool {
+        let (this, next) = (self.at(at), self.at(at + 1));
+        let of_same = this.key.addresses.to_le() as u32 == next.key.addresses.to_le() as u32 && next.opens;
+        of_same && self.drawn.get(at).is_some_and(|drawn| drawn.foreseen.is_none())
     }
 
     /// What [`prepare`] found out for a packet, if it may open a flow.
@@ -129,8 +164,18 @@ impl Lanes {
 /// The interfaces of a port, for the first look at a frame.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Doors {
-    /// VLAN id (0: untagged), interface, and station address as it stands in a frame.
-    doors: Vec<(u16, u8, u64)>,
+    doors: Vec<Door>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Door {
+    /// VLAN id, 0 for untagged.
+    vlan: u16,
+    on: u8,
+    /// Leads inside, where a translator is.
+    near: bool,
+    /// The address as it stands in a frame.
+    station: u64,
 }
 
 impl Doors {
@@ -141,15 +186,23 @@ impl Doors {
         for (interface, id) in interfaces.iter().zip(0u8..u8::MAX) {
             if let Some(of_port) = all.get_mut(interface.port.index()) {
                 let [a, b, c, d, e, f] = interface.mac;
-                of_port.doors.push((interface.vlan, id, u64::from_le_bytes([a, b, c, d, e, f, 0, 0])));
+                let station = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
+                of_port.doors.push(Door { vlan: interface.vlan, on: id, near: false, station });
             }
         }
         all
     }
 
+    /// Says which of them lead inside, where a translator is.
+    pub(crate) fn set_near(&mut self, near: impl Fn(InterfaceId) -> bool) {
+        for door in &mut self.doors {
+            door.near = near(InterfaceId(door.on.into()));
+        }
+    }
+
     #[inline(always)]
-    fn find(&self, vlan: u16, station: u64) -> Option<u8> {
-        self.doors.iter().find(|door| door.0 == vlan && door.2 == station).map(|door| door.1)
+    fn find(&self, vlan: u16, station: u64) -> Option<&Door> {
+        self.doors.iter().find(|door| door.vlan == vlan && door.station == station)
     }
 }
 
@@ -174,8 +227,7 @@ pub(crate) fn look<B: Buffer>(lanes: &mut Lanes, burst: &[B], doors: &Doors, flo
                 flows.prefetch_index6(lane.hash);
             }
         } else if lane.length != 0 || lane.opens {
-            lane.hash = flows.hash4(lane.key);
-            flows.prefetch_index(lane.hash);
+            lane.hash(flows);
         }
     }
 }
@@ -187,19 +239,29 @@ pub(crate) fn parse<B: Buffer>(lanes: &mut Lanes, burst: &[B], doors: &Doors) {
     }
 }
 
-/// Second stage: the index, and a request for the flow's record. Returns how many packets may open a flow.
+/// Second stage: the index, and a request for the flow's record. What came from inside and is not found by its source is
+/// looked for under its whole key once the others are done. Returns whether any packet may open a flow.
 #[inline(always)]
-pub(crate) fn guess(lanes: &mut Lanes, count: usize, flows: &Flows) -> usize {
-    let mut opening = 0;
-    for lane in lanes.lanes.iter_mut().take(count) {
+pub(crate) fn guess(lanes: &mut Lanes, count: usize, flows: &Flows) -> bool {
+    let (mut opening, mut again) = (false, 0u64);
+    for (at, lane) in lanes.lanes.iter_mut().take(count).enumerate() {
         if lane.v6 {
             lane.guess = flows.guess6(lane.hash).unwrap_or(NONE);
         } else if lane.length != 0 || lane.opens {
-            let guess = flows.guess4(lane.hash).unwrap_or(NONE);
-            // A SYN has the long way to go even if its flow exists.
-            lane.guess = if lane.opens { NONE } else { guess };
-            lane.opens = guess == NONE;
-            opening += usize::from(lane.opens);
+            let guess = flows.guess4(lane.hash);
+            if lane.near && guess.is_none() && flows.may_be_elsewhere(lane.hash) {
+                flows.prefetch_index(flows.hash4(lane.key));
+                again |= 1 << at;
+            } else {
+                opening |= lane.guessed(guess.unwrap_or(NONE));
+            }
+        }
+    }
+    while again != 0 {
+        let at = again.trailing_zeros() as usize;
+        again &= again - 1;
+        if let Some(lane) = lanes.lanes.get_mut(at) {
+            opening |= lane.guessed(flows.guess4(flows.hash4(lane.key)).unwrap_or(NONE));
         }
     }
     opening
@@ -224,7 +286,6 @@ pub(crate) fn prepare(
     for (at, (lane, drawn)) in of_some.filter(|(_, (lane, _))| lane.opens) {
         if again && drawn.foreseen.is_some() {
             if at < some.start + GROUP {
-                bindings.prefetch_overflow(drawn.place);
                 flows.prefetch_overflow(lane.hash);
                 flows.prefetch_overflow(drawn.answers);
             }
@@ -233,7 +294,10 @@ pub(crate) fn prepare(
         let Some(opening) = opening.get_mut(openings) else { break };
         let [a, b, c, d, ..] = lane.key.addresses.to_ne_bytes();
         let [high, low, ..] = lane.key.ports.to_ne_bytes();
-        drawn.place = bindings.prefetch(lane.key.protocol, [a, b, c, d], u16::from_be_bytes([high, low]));
+        bindings.prefetch([a, b, c, d]);
+        drawn.place = flows.may_have_record(lane.hash).then(|| {
+            bindings.prefetch_place(lane.key.protocol, [a, b, c, d], u16::from_be_bytes([high, low]))
+        });
         let class = if lane.key.protocol == TCP { Class::Tcp } else { Class::Udp };
         *opening = Opening { lane: at, class, inside: [a, b, c, d], subscriber: NONE, block: NONE };
         openings += 1;
@@ -294,16 +358,16 @@ fn read(frame: &[u8], doors: &Doors) -> Option<Lane> {
         }
         _ => return None,
     };
-    let on = doors.find(vlan, station)?;
+    let door = doors.find(vlan, station)?;
     match ethertype {
-        ETHERTYPE_IPV4 => read4(frame, l3, on),
-        ETHERTYPE_IPV6 => read6(frame, l3, on),
+        ETHERTYPE_IPV4 => read4(frame, l3, door),
+        ETHERTYPE_IPV6 => read6(frame, l3, door.on),
         _ => None,
     }
 }
 
 #[inline(always)]
-fn read4(frame: &[u8], l3: usize, on: u8) -> Option<Lane> {
+fn read4(frame: &[u8], l3: usize, door: &Door) -> Option<Lane> {
     let ip: &[u8; 28] = frame.get(l3..)?.first_chunk()?;
     let length = u16::from_be_bytes([ip[2], ip[3]]);
     let fragment = u16::from_be_bytes([ip[6], ip[7]]) & 0xbfff;
@@ -329,7 +393,7 @@ fn read4(frame: &[u8], l3: usize, on: u8) -> Option<Lane> {
         ports: u32::from_ne_bytes([ip[20], ip[21], ip[22], ip[23]]),
         protocol: ip[9],
     };
-    let lane = Lane { key, l3: l3 as u8, on, ..Lane::SLOW };
+    let lane = Lane { key, l3: l3 as u8, on: door.on, near: door.near, ..Lane::SLOW };
     match (sound, opens) {
         (true, _) => Some(Lane { length, ..lane }),
         (false, true) => Some(Lane { opens, ..lane }),
@@ -407,6 +471,32 @@ impl<B: Buffer> Worker<B> {
         Ok(())
     }
 
+    /// A packet that [`Worker::fast`] gave back although something was found for it. If that was another flow, the right one is
+    /// looked for; if there is none, the packet is prepared as others are that may open one.
+    #[inline(never)]
+    pub(crate) fn fast_again(
+        &mut self,
+        now: Time,
+        inbound_refreshes: bool,
+        (lanes, at): (&mut Lanes, usize),
+        buffer: B,
+        out: &mut Outbox<B>,
+    ) -> Result<(), B> {
+        let Some(lane) = lanes.lanes.get_mut(at).filter(|lane| !lane.v6) else { return Err(buffer) };
+        if self.flows.confirm4(lane.guess, lane.key).is_some() {
+            return Err(buffer);
+        }
+        if let Some((flow, toward)) = self.flows.find4(lane.key) {
+            lane.guess = flow << 1 | toward as u32;
+            return self.fast(now, inbound_refreshes, lane, buffer, out);
+        }
+        (lane.guess, lane.opens) = (NONE, lane.near);
+        if lane.opens {
+            prepare(lanes, at..at + 1, false, &mut self.bindings, &self.flows);
+        }
+        Err(buffer)
+    }
+
     /// The translator's part: the flow's record, its state, addresses, ports and checksums.
     #[inline(always)]
     fn rewrite(
@@ -445,8 +535,7 @@ impl<B: Buffer> Worker<B> {
     pub(crate) fn translate_burst(&mut self, now: Time, lanes: &mut Lanes, burst: &mut [B]) -> usize {
         let count = burst.len().min(LANES);
         for lane in lanes.lanes.iter_mut().take(count).filter(|lane| lane.length != 0 && !lane.v6) {
-            lane.hash = self.flows.hash4(lane.key);
-            self.flows.prefetch_index(lane.hash);
+            lane.hash(&self.flows);
         }
         guess(lanes, count, &self.flows);
         let mut done = 0;

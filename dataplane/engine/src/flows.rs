@@ -3,13 +3,20 @@
 //! IPv4 and IPv6 flows have one space of numbers, IPv4 first, but records and indexes of their own. All memory
 //! is taken at start; records lie in the worker's state file (`turnpike_abi::flow`).
 
+mod filing;
+mod keys;
+
+pub(crate) use filing::{Absent, Filing};
+pub(crate) use keys::{Key4, Key6, ends_of, remote_of};
+
+use keys::{answers_of, is_of6, is_query, key4, key4_of, toward_of, tuples_of};
+
 use crate::Time;
 use crate::bindings::sole;
 use crate::index::Index;
-use crate::keyed::{Keyed, TupleHash, ports_of};
+use crate::keyed::{Keyed, TupleHash};
 use crate::translate::{Endpoint, Rewrite};
 use crate::wheel::Wheel;
-use turnpike_abi::Address;
 use turnpike_abi::counters::{ProtocolClass, TcpState};
 use turnpike_abi::event::Tuple;
 use turnpike_abi::flow::{
@@ -19,16 +26,6 @@ use turnpike_abi::flow::{
 use turnpike_shm::memory::{Array, Memory, prefetch_bytes, prefetch_value};
 use turnpike_shm::state::StateArrays;
 use turnpike_wire::checksum::Delta;
-
-/// That no flow has a tuple, and where one with it will be filed.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Absent {
-    hash: u64,
-}
-
-/// Under which hashes a flow is filed: [`Flows::filed`].
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Filed([u64; 2]);
 
 /// A flow to be.
 #[derive(Clone, Copy, Debug)]
@@ -53,8 +50,8 @@ pub(crate) struct NewFlow {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Departing {
     pub(crate) key: Key4,
-    /// Of the key, under which there is no flow.
-    pub(crate) hash: u64,
+    /// The first of [`Flows::hashes4`].
+    pub(crate) by_source: u64,
     pub(crate) external: ([u8; 4], u16),
     /// The hash of packets that answer, if it is known.
     pub(crate) answers: Option<u64>,
@@ -69,23 +66,6 @@ pub(crate) struct Departing {
     pub(crate) epoch: u32,
     pub(crate) hop: u16,
     pub(crate) ingress: u8,
-}
-
-/// Addresses and ports of an IPv4 packet as they stand in it, or of a record's direction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Key4 {
-    pub(crate) addresses: u64,
-    pub(crate) ports: u32,
-    pub(crate) protocol: u8,
-}
-
-/// Addresses and ports of an IPv6 packet as they stand in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Key6 {
-    pub(crate) source: [u8; 16],
-    pub(crate) destination: [u8; 16],
-    pub(crate) ports: u32,
-    pub(crate) protocol: u8,
 }
 
 /// Flow numbers that may be given out: those given back, and those never used.
@@ -160,6 +140,8 @@ pub(crate) struct Flows {
     again: bool,
     /// Live flows that were opened from an outside zone, IPv4 and IPv6.
     inbound: [usize; 2],
+    /// Live IPv4 flows that are not translated.
+    routed: usize,
 }
 
 impl Flows {
@@ -194,6 +176,7 @@ impl Flows {
             former_until: None,
             again: false,
             inbound: [0; 2],
+            routed: 0,
         })
     }
 
@@ -214,20 +197,6 @@ impl Flows {
     #[inline(always)]
     pub(crate) fn prefetch_overflow(&self, hash: u64) {
         self.index.prefetch_overflow(hash);
-    }
-
-    /// Hash of an IPv4 packet's key.
-    #[inline(always)]
-    pub(crate) fn hash4(&self, key: Key4) -> u64 {
-        self.hash.v4(key.addresses, key.ports, key.protocol)
-    }
-
-    /// Asks for the bucket of packets that answer those of `key`, sent to an external endpoint. Returns their hash.
-    #[inline(always)]
-    pub(crate) fn prefetch_answers(&self, key: Key4, external: [u8; 4], port: u16) -> u64 {
-        let hash = self.hash4(answers_of(key, (external, port)));
-        self.prefetch_index(hash);
-        hash
     }
 
     /// The flow that a packet is likely of, and its direction; asks for its record.
@@ -275,48 +244,6 @@ impl Flows {
         let record = self.records6.get_mut((number >> 1) as usize)?;
         (record.head.has(flag::LIVE) && is_of6(record, number, key))
             .then_some((&mut record.head, toward_of(number)))
-    }
-
-    /// The flow of packets with `tuple`, and their direction.
-    pub(crate) fn find(&self, tuple: &Tuple) -> Option<(u32, Toward)> {
-        self.under(self.hash.of(tuple), tuple)
-    }
-
-    /// As [`Flows::find`], for a caller who will open a flow if there is none.
-    ///
-    /// # Errors
-    /// What that needs, if there is none.
-    pub(crate) fn search(&self, tuple: &Tuple) -> Result<(u32, Toward), Absent> {
-        let hash = self.hash.of(tuple);
-        self.under(hash, tuple).ok_or(Absent { hash })
-    }
-
-    /// The flow of packets with `tuple`, whose hash is `hash`.
-    fn under(&self, hash: u64, tuple: &Tuple) -> Option<(u32, Toward)> {
-        if let Some(key) = key4(tuple) {
-            return self.find4(hash, key);
-        }
-        let key = Key6 {
-            source: tuple.source.0,
-            destination: tuple.destination.0,
-            ports: ports_of(tuple),
-            protocol: tuple.protocol,
-        };
-        let is = |number: u32| {
-            self.records6.get((number >> 1) as usize).is_some_and(|record| is_of6(record, number, &key))
-        };
-        let number = self.index6.find(hash, is)?;
-        Some(((number >> 1) + self.records.len() as u32, toward_of(number)))
-    }
-
-    /// The flow of IPv4 packets with `key`, whose hash is `hash`.
-    #[inline(always)]
-    pub(crate) fn find4(&self, hash: u64, key: Key4) -> Option<(u32, Toward)> {
-        let is = |number: u32| {
-            let record = self.records.get((number >> 1) as usize);
-            record.is_some_and(|record| key4_of(record, toward_of(number)) == key)
-        };
-        self.index.find(hash, is).map(|number| (number >> 1, toward_of(number)))
     }
 
     /// A live flow, or one that waits for its timer.
@@ -409,19 +336,22 @@ impl Flows {
     pub(crate) fn insert(&mut self, flow: &NewFlow, due: Time) -> Option<u32> {
         let (forward, reverse) = ((flow.absent.hash, &flow.forward), self.search(&flow.reverse).err()?);
         let reverse = (reverse.hash, &flow.reverse);
-        let ((hash_out, out), (hash_in, inward)) =
+        let ((whole, out), (hash_in, inward)) =
             if flow.inbound { (reverse, forward) } else { (forward, reverse) };
         let v4 = out.source.is_v4() && out.destination.is_v4();
+        let by_source = key4(out).filter(|_| flow.translated).map(|key| self.hashes4(key).0);
+        let filing = Filing { by_source, whole, inward: hash_in };
         let free = if v4 { &mut self.free } else { &mut self.free6 };
         let number = free.take(&self.cold)?;
         // The next one will be needed soon.
         self.cold.prefetch(free.head as usize);
         self.records.prefetch(free.head as usize);
         self.write(number, flow, out, inward);
-        self.file(number, v4, (hash_out, hash_in), due)?;
+        self.file(number, &filing, due)?;
         if let Some(count) = self.inbound.get_mut(usize::from(!v4)) {
             *count += usize::from(flow.inbound);
         }
+        self.routed += usize::from(v4 && !flow.translated);
         Some(number)
     }
 
@@ -430,7 +360,7 @@ impl Flows {
     pub(crate) fn insert_departing(&mut self, flow: &Departing, due: Time) -> Option<u32> {
         let answers = answers_of(flow.key, flow.external);
         let hash_in = flow.answers.unwrap_or_else(|| self.hash4(answers));
-        if flow.binding.is_some() && self.find4(hash_in, answers).is_some() {
+        if flow.binding.is_some() && self.under4(hash_in, answers).is_some() {
             return None;
         }
         let number = self.free.take(&self.cold)?;
@@ -455,31 +385,13 @@ impl Flows {
         record.addresses = [a, b, c, d, e, f, g, h, i, j, k, l];
         record.ports = [m, n, o, p, q, r];
         record.close();
+        let mut filing = Filing { by_source: Some(flow.by_source), whole: 0, inward: hash_in };
         if let Some(binding) = flow.binding {
             self.set_binding(number, binding);
+            filing.whole = self.hash4(flow.key);
         }
-        self.file(number, true, (flow.hash, hash_in), due)?;
+        self.file(number, &filing, due)?;
         Some(number)
-    }
-
-    /// Files a flow that was written under the hashes of its keys and hangs it on the wheel. `None`, and the number is free
-    /// again, if there is no room in the index.
-    #[inline(always)]
-    fn file(&mut self, number: u32, v4: bool, (hash_out, hash_in): (u64, u64), due: Time) -> Option<()> {
-        let (index, base) =
-            if v4 { (&mut self.index, 0) } else { (&mut self.index6, self.records.len() as u32) };
-        let reference = (number - base) << 1;
-        let filed = index.insert(hash_out, reference);
-        if !filed || !index.insert(hash_in, reference | 1) {
-            if filed {
-                index.remove(hash_out, reference);
-            }
-            self.record_mut(number)?.mark(flag::LIVE, false);
-            self.reclaim(number);
-            return None;
-        }
-        self.wheel.insert(&mut self.cold, number, due);
-        Some(())
     }
 
     fn write(&mut self, number: u32, flow: &NewFlow, out: &Tuple, inward: &Tuple) {
@@ -535,37 +447,19 @@ impl Flows {
         }
     }
 
-    /// Under which hashes a flow is filed: that of packets going out, and that of packets coming in. Asks for the
-    /// lines where they lie.
-    pub(crate) fn filed(&self, flow: u32) -> Option<Filed> {
-        let Some(at) = (flow as usize).checked_sub(self.records.len()) else {
-            let record = self.records.get(flow as usize)?;
-            let hashes = [Toward::Out, Toward::In].map(|toward| self.hash4(key4_of(record, toward)));
-            hashes.iter().for_each(|&hash| self.index.prefetch(hash));
-            return Some(Filed(hashes));
-        };
-        let record = self.records6.get(at)?;
-        let hashes = [Toward::Out, Toward::In].map(|toward| self.hash6(&key6_of(record, toward)));
-        hashes.iter().for_each(|&hash| self.index6.prefetch(hash));
-        Some(Filed(hashes))
-    }
-
     /// Takes a flow off the index. Its record is free once the wheel has let go of it: [`Flows::reclaim`].
-    pub(crate) fn end(&mut self, flow: u32, Filed([hash_out, hash_in]): Filed) {
+    pub(crate) fn end(&mut self, flow: u32, filing: &Filing) {
         let Some(record) = self.record_mut(flow).filter(|record| record.has(flag::LIVE)) else { return };
         record.open();
         record.mark(flag::LIVE, false);
         record.close();
-        let inbound = record.has(flag::INBOUND);
+        let (inbound, translated) = (record.has(flag::INBOUND), record.has(flag::TRANSLATED));
         let v6 = flow as usize >= self.records.len();
+        self.routed -= usize::from(!v6 && !translated);
         if let Some(count) = self.inbound.get_mut(usize::from(v6)) {
             *count -= usize::from(inbound);
         }
-        let (index, base) =
-            if v6 { (&mut self.index6, self.records.len() as u32) } else { (&mut self.index, 0) };
-        let reference = (flow - base) << 1;
-        let removed = [index.remove(hash_out, reference), index.remove(hash_in, reference | 1)];
-        debug_assert_eq!(removed, [true; 2], "flow {flow} was filed elsewhere");
+        self.take_both_off(flow, filing);
     }
 
     /// Frees the record of an ended flow that no longer hangs on the wheel.
@@ -662,123 +556,4 @@ impl Flows {
 /// What is in force for a protocol's flows: which timeout, which table of ports.
 pub(crate) const fn class_of_record(record: &FlowRecord) -> ProtocolClass {
     crate::bindings::class_of(record.protocol)
-}
-
-#[inline(always)]
-const fn toward_of(number: u32) -> Toward {
-    if number & 1 == 0 { Toward::Out } else { Toward::In }
-}
-
-const fn is_query(protocol: u8) -> bool {
-    protocol == 1 || protocol == 58
-}
-
-/// The key of an IPv4 tuple.
-fn key4(tuple: &Tuple) -> Option<Key4> {
-    let ([a, b, c, d], [e, f, g, h]) = (tuple.source.to_v4()?, tuple.destination.to_v4()?);
-    let addresses = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
-    Some(Key4 { addresses, ports: ports_of(tuple), protocol: tuple.protocol })
-}
-
-/// The key of packets that answer those of a UDP or TCP key, sent to an external end.
-#[inline(always)]
-fn answers_of(key: Key4, (external, port): ([u8; 4], u16)) -> Key4 {
-    let [_, _, _, _, a, b, c, d] = key.addresses.to_ne_bytes();
-    let ([e, f, g, h], [high, low]) = (external, port.to_be_bytes());
-    let [_, _, remote_high, remote_low] = key.ports.to_ne_bytes();
-    Key4 {
-        addresses: u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
-        ports: u32::from_ne_bytes([remote_high, remote_low, high, low]),
-        ..key
-    }
-}
-
-/// The key of packets of one direction.
-#[inline(always)]
-fn key4_of(record: &FlowRecord, toward: Toward) -> Key4 {
-    let [a, b, c, d, e, f, g, h, i, j, k, l] = record.addresses;
-    let (addresses, ports) = match toward {
-        Toward::Out => ([a, b, c, d, e, f, g, h], ports_out(record)),
-        Toward::In => ([e, f, g, h, i, j, k, l], ports_in(record)),
-    };
-    Key4 { addresses: u64::from_ne_bytes(addresses), ports, protocol: record.protocol }
-}
-
-#[inline(always)]
-const fn ports_out(record: &FlowRecord) -> u32 {
-    let [a, b, c, d, ..] = record.ports;
-    u32::from_ne_bytes([a, b, c, d])
-}
-
-#[inline(always)]
-const fn ports_in(record: &FlowRecord) -> u32 {
-    let [_, _, c, d, e, f] = record.ports;
-    // A query is answered by the other kind, with the same identifier.
-    if is_query(record.protocol) {
-        u32::from_ne_bytes([e, f, c, d ^ 1])
-    } else {
-        u32::from_ne_bytes([c, d, e, f])
-    }
-}
-
-#[inline(always)]
-fn is_of6(record: &FlowRecord6, number: u32, key: &Key6) -> bool {
-    let head = &record.head;
-    let (source, destination, ports) = match toward_of(number) {
-        Toward::Out => (&record.inside, &record.remote, ports_out(head)),
-        Toward::In => (&record.remote, &record.inside, ports_in(head)),
-    };
-    *source == key.source
-        && *destination == key.destination
-        && ports == key.ports
-        && head.protocol == key.protocol
-}
-
-/// As [`key4_of`], for IPv6.
-fn key6_of(record: &FlowRecord6, toward: Toward) -> Key6 {
-    let FlowRecord6 { head, inside, remote, .. } = record;
-    let (source, destination, ports) = match toward {
-        Toward::Out => (*inside, *remote, ports_out(head)),
-        Toward::In => (*remote, *inside, ports_in(head)),
-    };
-    Key6 { source, destination, ports, protocol: head.protocol }
-}
-
-/// Inside and external end of an IPv4 flow, ports in host byte order.
-pub(crate) const fn ends_of(record: &FlowRecord) -> (([u8; 4], u16), ([u8; 4], u16)) {
-    let [a, b, c, d, _, _, _, _, i, j, k, l] = record.addresses;
-    let [m, n, _, _, o, p] = record.ports;
-    (([a, b, c, d], u16::from_be_bytes([m, n])), ([i, j, k, l], u16::from_be_bytes([o, p])))
-}
-
-/// Remote address of an IPv4 flow.
-pub(crate) const fn remote_of(record: &FlowRecord) -> [u8; 4] {
-    let [_, _, _, _, a, b, c, d, ..] = record.addresses;
-    [a, b, c, d]
-}
-
-fn tuples_of(record: &FlowRecord, v6: Option<&FlowRecord6>) -> (Tuple, Tuple) {
-    let (inside, remote, external) = match v6 {
-        Some(v6) => (Address(v6.inside), Address(v6.remote), Address(v6.inside)),
-        None => {
-            let ((inside, _), (external, _)) = ends_of(record);
-            (Address::v4(inside), Address::v4(remote_of(record)), Address::v4(external))
-        }
-    };
-    let split = |ports: u32| {
-        let [a, b, c, d] = ports.to_ne_bytes();
-        (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]))
-    };
-    let tuple = |source, destination, ports| {
-        let (source_port, destination_port) = split(ports);
-        Tuple {
-            source,
-            destination,
-            source_port,
-            destination_port,
-            protocol: record.protocol,
-            reserved: [0; 3],
-        }
-    };
-    (tuple(inside, remote, ports_out(record)), tuple(remote, external, ports_in(record)))
 }

@@ -52,7 +52,7 @@ use std::sync::Arc;
 use turnpike_abi::command::Slot;
 use turnpike_abi::counters::{Counter, Counters, DropReason};
 use turnpike_abi::flow::StateLayout;
-use turnpike_abi::table::SettingsRecord;
+use turnpike_abi::table::{SettingsRecord, Side};
 use turnpike_abi::{InterfaceId, PortId, WorkerId};
 use turnpike_shm::memory::Memory;
 
@@ -113,6 +113,8 @@ pub struct Engine<B> {
     lanes: Lanes,
     /// By port.
     doors: Vec<Doors>,
+    /// There was a pool once, and flows may be filed by their source.
+    translates: bool,
 }
 
 impl<B: Buffer> Engine<B> {
@@ -128,6 +130,7 @@ impl<B: Buffer> Engine<B> {
             tables: None,
             lanes: Lanes::new(),
             doors: Doors::of(&setup.interfaces),
+            translates: false,
         })
     }
 
@@ -176,7 +179,7 @@ impl<B: Buffer> Engine<B> {
         while !packets.as_slice().is_empty() {
             let count = packets.as_slice().len().min(LANES);
             fast::look(lanes, packets.as_slice(), doors, &worker.flows);
-            let opens = fast::guess(lanes, count, &worker.flows) > 0;
+            let opens = fast::guess(lanes, count, &worker.flows);
             worker.all_plain = true;
             if opens {
                 fast::prepare(lanes, 0..count, false, &mut worker.bindings, &worker.flows);
@@ -188,25 +191,34 @@ impl<B: Buffer> Engine<B> {
                     let some = first..count.min(first + 2 * group);
                     fast::prepare(lanes, some, true, &mut worker.bindings, &worker.flows);
                 }
-                for ((at, lane), buffer) in lanes.from(first).zip(packets.by_ref().take(group)) {
-                    if let Err(buffer) = worker.fast(now, refreshes, lane, buffer, out) {
-                        long_way += 1;
-                        let drawn = lanes.drawn(at);
-                        worker.bindings.expect(drawn.and_then(|drawn| drawn.foreseen));
-                        let buffer = match drawn {
-                            Some(drawn) => {
-                                match worker.open_plain(tables, now, (lane, drawn), buffer, source, out) {
-                                    Ok(()) => continue,
-                                    Err(buffer) => buffer,
-                                }
-                            }
-                            None => buffer,
-                        };
-                        worker.all_plain = false;
-                        match lane.packet() {
-                            Some(packet) => worker.looked_at(tables, now, packet, buffer, source, out),
-                            None => worker.frame(Some(tables), now, port, buffer, source, out),
+                for (at, buffer) in (first..).zip(packets.by_ref().take(group)) {
+                    let Err(mut buffer) = worker.fast(now, refreshes, lanes.at(at), buffer, out) else {
+                        continue;
+                    };
+                    if lanes.at(at).is_guessed() {
+                        match worker.fast_again(now, refreshes, (lanes, at), buffer, out) {
+                            Ok(()) => continue,
+                            Err(back) => buffer = back,
                         }
+                    }
+                    long_way += 1;
+                    let (lane, drawn) = (lanes.at(at), lanes.drawn(at));
+                    worker.bindings.expect(drawn.and_then(|drawn| drawn.foreseen));
+                    if let Some(drawn) = drawn {
+                        match worker.open_plain(tables, now, (lane, drawn), buffer, source, out) {
+                            Ok(()) if lanes.brought_first_block(at) => {
+                                let some = at + 1..count.min(at + 1 + group);
+                                fast::prepare(lanes, some, true, &mut worker.bindings, &worker.flows);
+                                continue;
+                            }
+                            Ok(()) => continue,
+                            Err(back) => buffer = back,
+                        }
+                    }
+                    worker.all_plain = false;
+                    match lane.packet() {
+                        Some(packet) => worker.looked_at(tables, now, packet, buffer, source, out),
+                        None => worker.frame(Some(tables), now, port, buffer, source, out),
                     }
                 }
             }
@@ -299,6 +311,10 @@ impl<B: Buffer> Engine<B> {
         self.worker.next_epoch();
         self.worker.want_records(&policy.settings);
         self.worker.hits.set_policy(&policy);
+        self.translates |= policy.pools().next().is_some();
+        let leads_inside = |on| policy.zone_of(on).is_some_and(|zone| policy.side_of(zone) == Side::INSIDE);
+        let translates = self.translates;
+        self.doors.iter_mut().for_each(|doors| doors.set_near(|on| translates && leads_inside(on)));
         let old = self.policy.replace(policy);
         self.join_tables();
         if let Some(tables) = &self.tables {

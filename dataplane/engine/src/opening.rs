@@ -138,14 +138,15 @@ impl<B: Buffer> Worker<B> {
             return None;
         }
         let end = (inside, tuple.source_port);
-        let binding = self.bindings.search_at(&self.flows, drawn.place, key.protocol, end, pool);
+        let at = (lane.hash, drawn.place);
+        let binding = self.bindings.search_at(&self.flows, at, key.protocol, end, pool);
         // One with a pinhole is the long way's.
         if binding.is_ok_and(|number| self.bindings.record(number).is_some_and(|record| !record.is_dynamic()))
         {
             return None;
         }
         // There was no flow when the burst was looked at; one that its plain packets opened since has a binding here.
-        if (binding.is_ok() || !self.all_plain) && self.flows.find4(lane.hash, key).is_some() {
+        if (binding.is_ok() || !self.all_plain) && self.flows.find4(key).is_some() {
             return None;
         }
         let next_hop = NextHop { interface, address: via.unwrap_or(tuple.destination) };
@@ -198,7 +199,7 @@ impl<B: Buffer> Worker<B> {
         };
         let flow = Departing {
             key: lane.key,
-            hash: lane.hash,
+            by_source: lane.hash,
             answers: drawn.answers(external),
             external,
             state,

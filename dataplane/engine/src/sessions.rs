@@ -226,7 +226,13 @@ impl<B: Buffer> Worker<B> {
         if packet.ttl <= 1 && !hairpin && !local {
             return refuse(DropReason::TtlExpired, IcmpKind::TimeExceeded, packet);
         }
-        let (flow, toward) = match self.flows.search(&tuple) {
+        // Packets from outside are of no flow that sends them out; those of a host inside that is not translated may be.
+        let found = if !hairpin && tables.policy.side_of(passing.from) == Side::INSIDE {
+            self.flows.search(&tuple)
+        } else {
+            self.flows.search_whole(&tuple)
+        };
+        let (flow, toward) = match found {
             Ok(found) => found,
             Err(absent) => match self.accept(tables, now, passing, packet, (&tuple, absent), pool) {
                 Ok(found) => found,
@@ -330,19 +336,22 @@ impl<B: Buffer> Worker<B> {
             let allowed = self.bindings.may_open(record, pool, inside.0, now);
             allowed.map_err(|reason| refuse(reason, IcmpKind::UnreachableHost, packet))?;
         }
-        self.settle(tuple.protocol, inside, pool);
+        let internal = Verdict::Drop(DropReason::InternalError);
+        if !self.settle(tuple.protocol, inside, pool) {
+            return Err(internal);
+        }
         let binding = match self.bindings.search(tuple.protocol, inside, pool) {
             Ok(binding) => {
                 self.counters.add(Counter::EimHits, 1);
                 binding
             }
             Err(unbound) => {
-                let bound = self.bindings.bind(&tables.policy, &unbound, now, &mut self.counters);
+                let bound =
+                    self.bindings.bind(&mut self.flows, &tables.policy, &unbound, now, &mut self.counters);
                 // RFC 6888 REQ-11: the packet is dropped and its sender told.
                 bound.map_err(|reason| refuse(reason, IcmpKind::UnreachableHost, packet))?
             }
         };
-        let internal = Verdict::Drop(DropReason::InternalError);
         let record = self.bindings.record(binding).ok_or(internal)?;
         let external = (record.external(), record.external_port);
         let translated = Tuple { source: external.0, source_port: external.1, ..*tuple };
@@ -515,32 +524,30 @@ impl<B: Buffer> Worker<B> {
     /// The number of a binding once it has a record, which it gets if it has none.
     pub(crate) fn with_record(&mut self, binding: u32) -> Option<u32> {
         let Some(flow) = sole::flow_of(binding) else { return Some(binding) };
-        let number = self.bindings.give_record(&self.flows, flow)?;
-        self.flows.set_binding(flow, number);
-        Some(number)
+        self.bindings.give_record(&mut self.flows, flow)
     }
 
-    /// Sees to it that the binding of an inside endpoint has a record, if there is one.
-    pub(crate) fn settle(&mut self, protocol: u8, inside: (Address, u16), pool: PoolId) {
-        if let Some(binding) = self.bindings.any_of_inside(&self.flows, protocol, inside, pool) {
-            self.with_record(binding);
-        }
+    /// Sees to it that the binding of an inside endpoint has a record, if there is one. `false` if there is no room for it:
+    /// whoever looks for bindings with a record would make a second one then.
+    pub(crate) fn settle(&mut self, protocol: u8, inside: (Address, u16), pool: PoolId) -> bool {
+        let binding = self.bindings.any_of_inside(&self.flows, protocol, inside, pool);
+        binding.is_none_or(|binding| self.with_record(binding).is_some())
     }
 
     /// Removes a binding that no flow uses after all.
     pub(crate) fn let_go(&mut self, binding: u32) {
         if let Some(flow) = sole::flow_of(binding) {
             if let Some(record) = self.flows.record(flow)
-                && let Some(leaving) = self.bindings.leaving_with(record)
+                && let Some(place) = self.bindings.leaving_with(record)
             {
-                self.bindings.remove_sole((flow, record), &leaving, &mut self.counters);
+                self.bindings.remove_sole(record, &place, &mut self.counters);
             }
         } else if self
             .bindings
             .record(binding)
             .is_some_and(|record| !record.is_in_use() && record.is_dynamic())
         {
-            self.bindings.remove(binding, &mut self.counters);
+            self.bindings.remove(&mut self.flows, binding, &mut self.counters);
         }
     }
 

@@ -1,6 +1,7 @@
 //! The end of a binding, and of the flows before it.
 
-use super::{Binding, Bindings, ExternalKey, sole};
+use super::{Binding, Bindings, Entries, ExternalKey};
+use crate::flows::Flows;
 use crate::ports::{Class, Place};
 use turnpike_abi::Address;
 use turnpike_abi::command::Kind;
@@ -8,14 +9,6 @@ use turnpike_abi::counters::Counters;
 use turnpike_abi::event::BindingRow;
 use turnpike_abi::flow::NONE;
 use turnpike_shm::memory::prefetch_value;
-
-/// Where a binding that ends is to be taken from.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Leaving {
-    pub(super) hash: u64,
-    /// Of its port, if it has one of a block of this worker's.
-    pub(crate) place: Option<Place>,
-}
 
 impl Bindings {
     /// Counts a flow out. To be told before the binding is removed; its remote end and whether that opened it only
@@ -47,18 +40,20 @@ impl Bindings {
 
     /// Where a binding is filed, and where its port is to be given back. Second step: asks for the lines where that
     /// is; the third is [`Ports::prefetch_unit`].
-    pub(crate) fn leaving(&self, number: u32) -> Option<Leaving> {
+    pub(crate) fn leaving(&self, flows: &Flows, number: u32) -> Option<(Entries, Option<Place>)> {
         let binding = self.record(number)?;
-        let inside = self.inside_of(binding);
-        let hash = self.hash_inside(binding.protocol, inside, binding.inside_port, binding.pool);
-        self.by_inside.prefetch(hash);
+        let entries = Entries::of(self, flows, binding);
+        self.by_inside.prefetch(entries.hash);
+        if let Some(by_source) = entries.by_source {
+            flows.prefetch_index(by_source);
+        }
         let class = Class::of(binding.class()).filter(|_| binding.has_own_port());
         let place = class.and_then(|class| {
             let place = self.ports.place(binding.external, class, binding.external_port)?;
             self.ports.prefetch_place(&place);
             Some(place)
         });
-        Some(Leaving { hash, place })
+        Some((entries, place))
     }
 
     /// Whether the end of a binding's flow is to be told with its remote end: [`Bindings::flow_ended`].
@@ -72,17 +67,21 @@ impl Bindings {
     }
 
     /// Removes a binding and frees its port. The caller has ended its flows and its pinholes.
-    pub(crate) fn remove(&mut self, number: u32, counters: &mut Counters) {
-        if let Some(leaving) = self.leaving(number) {
-            self.remove_from(number, &leaving, counters);
+    pub(crate) fn remove(&mut self, flows: &mut Flows, number: u32, counters: &mut Counters) {
+        if let Some((entries, place)) = self.leaving(flows, number) {
+            self.remove_from(flows, (number, &entries, place.as_ref()), counters);
         }
     }
 
     /// As [`Bindings::remove`], for a caller who knows where the binding lies.
-    pub(crate) fn remove_from(&mut self, number: u32, leaving: &Leaving, counters: &mut Counters) {
+    pub(crate) fn remove_from(
+        &mut self,
+        flows: &mut Flows,
+        (number, entries, place): (u32, &Entries, Option<&Place>),
+        counters: &mut Counters,
+    ) {
         let Some(&binding) = self.record(number) else { return };
-        let removed = self.by_inside.remove(leaving.hash, sole::reference(number));
-        debug_assert!(removed, "binding {number} was filed elsewhere");
+        self.take_off(flows, number, entries);
         if let Some(record) = self.record_mut(number) {
             record.flags = 0;
         }
@@ -106,7 +105,7 @@ impl Bindings {
         }
         match class {
             Some(class) if binding.has(Binding::LEASED) => self.ports.detach(binding.subscriber, class),
-            Some(class) => self.ports.release_at(binding.subscriber, class, leaving.place),
+            Some(class) => self.ports.release_at(binding.subscriber, class, place),
             None => {}
         }
     }

@@ -4,6 +4,7 @@
 
 use super::{Binding, Bindings, class_of, port_error};
 use crate::Time;
+use crate::flows::Flows;
 use crate::policy::{Policy, admits};
 use crate::ports::{Class, Entry, Taken, Wanted};
 use turnpike_abi::command::{Kind, Parity, PinholeAdd, Slot};
@@ -272,6 +273,7 @@ impl Bindings {
     /// What to answer.
     pub(crate) fn add_pinhole(
         &mut self,
+        flows: &mut Flows,
         policy: &Policy,
         wanted: &PinholeAdd,
         now: Time,
@@ -288,11 +290,11 @@ impl Bindings {
         let mut done = 0;
         let mut outcome = Ok(());
         while done < plan.ports && outcome.is_ok() {
-            outcome = self.install(wanted, &plan, done, now, counters);
+            outcome = self.install(flows, wanted, &plan, done, now, counters);
             done += u16::from(outcome.is_ok());
         }
         if let Err(error) = outcome {
-            self.withdraw(wanted.id, counters);
+            self.withdraw(flows, wanted.id, counters);
             if let (Some((external, first)), Some(class), true) = (plan.external, plan.class, plan.own_row) {
                 for at in done..plan.ports {
                     self.ports.release_from_nobody(external, class, first.wrapping_add(at));
@@ -491,6 +493,7 @@ impl Bindings {
     /// Installs the pinhole on one of its ports.
     fn install(
         &mut self,
+        flows: &mut Flows,
         wanted: &PinholeAdd,
         plan: &Plan,
         at: u16,
@@ -500,13 +503,13 @@ impl Bindings {
         let inside_port = wanted.inside_port + at;
         let binding = match self.search(wanted.protocol, (wanted.inside, inside_port), plan.pool) {
             Ok(number) => number,
-            Err(unbound) => {
+            Err(_) => {
                 let number = self.next_number().ok_or(AckResult::TABLE_FULL)?;
                 let taken = self.port_for(wanted, plan, at, number)?;
                 let inside = (wanted.inside.to_v4().unwrap_or_default(), inside_port);
                 let mut binding = Binding::new(&taken, inside, plan.pool, wanted.protocol, now);
                 binding.flags |= if plan.leased { Binding::LEASED } else { 0 };
-                if !self.insert(number, unbound.hash, &binding, counters) {
+                if !self.insert(flows, number, &binding, counters) {
                     match plan.class {
                         Some(class) if plan.leased => self.ports.detach(taken.subscriber, class),
                         Some(class) if plan.pool != BindingRow::NO_POOL => {
@@ -712,11 +715,11 @@ impl Bindings {
     }
 
     /// Takes a pinhole back that could not be installed whole.
-    fn withdraw(&mut self, id: u64, counters: &mut Counters) {
+    fn withdraw(&mut self, flows: &mut Flows, id: u64, counters: &mut Counters) {
         while let Some(closing) = self.first_of(id) {
             let shared = self.unlink(closing);
             if !shared && self.record(closing.binding).is_some_and(|record| !record.is_in_use()) {
-                self.remove(closing.binding, counters);
+                self.remove(flows, closing.binding, counters);
             }
         }
     }

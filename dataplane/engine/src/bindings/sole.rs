@@ -4,7 +4,6 @@
 //! that tells its flow. It gets a record, and with it another number, when a second flow, a pinhole or another shape of
 //! its pool comes to it; it keeps that to its end.
 
-use super::ending::Leaving;
 use super::{Binding, Bindings, MOST, Unbound, class_of};
 use crate::Time;
 use crate::flows::{Flows, ends_of, remote_of};
@@ -27,19 +26,6 @@ pub(crate) const fn flow_of(binding: u32) -> Option<u32> {
     if binding != NONE && binding & SOLE != 0 { Some(binding & !SOLE) } else { None }
 }
 
-/// A binding's number as the index keeps it.
-pub(super) const fn reference(binding: u32) -> u32 {
-    match flow_of(binding) {
-        Some(flow) => flow << 1 | 1,
-        None => binding << 1,
-    }
-}
-
-/// Back from [`reference`].
-pub(super) const fn referred(reference: u32) -> u32 {
-    if reference & 1 == 1 { binding_of(reference >> 1) } else { reference >> 1 }
-}
-
 impl Bindings {
     /// A binding for the flow with the number `flow`, which is about to be opened and will be its only one.
     ///
@@ -58,11 +44,7 @@ impl Bindings {
         if self.room() == 0 || flow >= SOLE - 1 {
             return Err(DropReason::BindingLimit);
         }
-        let (taken, class) = self.take_port(policy, unbound, now, Entry::Bound(number), counters)?;
-        if !self.by_inside.insert(unbound.hash, reference(number)) {
-            self.ports.release(taken.subscriber, taken.external, class, taken.port);
-            return Err(DropReason::BindingLimit);
-        }
+        let (taken, _) = self.take_port(policy, unbound, now, Entry::Bound(number), counters)?;
         self.soles += 1;
         counters.binding_created(class_of(unbound.protocol), unbound.pool.index());
         Ok(taken)
@@ -106,15 +88,14 @@ impl Bindings {
         Some((Binding { first_flow: flow, ..binding }, place))
     }
 
-    /// Gives the binding that a flow's record stood for a record of its own. Returns its number from now on, which is to
-    /// be told to the flow.
-    pub(crate) fn give_record(&mut self, flows: &Flows, flow: u32) -> Option<u32> {
+    /// Gives the binding that a flow's record stood for a record of its own. Returns its number from now on.
+    pub(crate) fn give_record(&mut self, flows: &mut Flows, flow: u32) -> Option<u32> {
         let ((binding, place), was) = (self.of_flow(flows, flow)?, binding_of(flow));
         let number = self.next_place()?;
-        let hash = self.hash_inside(binding.protocol, binding.inside(), binding.inside_port, binding.pool);
-        if !self.by_inside.rename(hash, reference(was), reference(number)) {
+        if !self.file(flows, number, &binding) {
             return None;
         }
+        flows.set_binding(flow, number);
         self.store(number, &binding);
         self.soles -= 1;
         self.ports.set_entry(&place, Entry::Bound(number));
@@ -125,39 +106,25 @@ impl Bindings {
         Some(number)
     }
 
-    /// As [`Bindings::leaving`], for the binding that a flow's record stands for.
-    pub(crate) fn leaving_with(&self, record: &FlowRecord) -> Option<Leaving> {
+    /// As [`Bindings::leaving`], for the binding that a flow's record stands for: nothing but its port is to be given back.
+    pub(crate) fn leaving_with(&self, record: &FlowRecord) -> Option<Place> {
         let place = self.place_of(record)?;
-        let ((inside, port), _) = ends_of(record);
-        let hash = self.hash_inside(record.protocol, Address::v4(inside), port, place.pool);
-        self.by_inside.prefetch(hash);
         self.ports.prefetch_place(&place);
-        Some(Leaving { hash, place: Some(place) })
+        Some(place)
     }
 
     /// Counts out the flow whose record stands for its binding. To be told before that is removed.
-    pub(crate) fn sole_ended(&mut self, (flow, record): (u32, &FlowRecord), leaving: &Leaving) {
+    pub(crate) fn sole_ended(&mut self, (flow, record): (u32, &FlowRecord), place: &Place) {
         if let Some(contacts) = &mut self.contacts {
             contacts.remove(binding_of(flow), remote_of(record));
         }
-        if let Some(place) = &leaving.place {
-            self.ports.count_flow(self.ports.owner_of(place), false);
-        }
+        self.ports.count_flow(self.ports.owner_of(place), false);
     }
 
     /// Removes the binding that a flow's record stands for, and frees its port.
-    pub(crate) fn remove_sole(
-        &mut self,
-        (flow, record): (u32, &FlowRecord),
-        leaving: &Leaving,
-        counters: &mut Counters,
-    ) {
-        let Some(place) = leaving.place else { return };
-        let number = binding_of(flow);
-        let removed = self.by_inside.remove(leaving.hash, reference(number));
-        debug_assert!(removed, "the binding of flow {flow} was filed elsewhere");
+    pub(crate) fn remove_sole(&mut self, record: &FlowRecord, place: &Place, counters: &mut Counters) {
         self.soles -= 1;
-        let subscriber = self.ports.owner_of(&place);
+        let subscriber = self.ports.owner_of(place);
         counters.binding_ended(class_of(record.protocol), place.pool.index());
         self.ports.release_at(subscriber, place.class, Some(place));
     }

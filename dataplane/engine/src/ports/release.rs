@@ -91,13 +91,13 @@ impl Ports {
 
     /// Gives a port back that a subscriber had; it is held back as long as its pool says.
     pub(crate) fn release(&mut self, subscriber: u32, external: [u8; 4], class: Class, port: u16) {
-        self.release_at(subscriber, class, self.place(external, class, port));
+        self.release_at(subscriber, class, self.place(external, class, port).as_ref());
     }
 
     /// As [`Ports::release`], for a caller who knows where the port lies: nowhere, if its address left the pool.
-    pub(crate) fn release_at(&mut self, subscriber: u32, class: Class, place: Option<Place>) {
+    pub(crate) fn release_at(&mut self, subscriber: u32, class: Class, place: Option<&Place>) {
         self.subscribers.count(subscriber, class, false);
-        if let Some(place) = &place {
+        if let Some(place) = place {
             self.release_place(place);
         }
         self.subscribers.forget_if_done(subscriber);
