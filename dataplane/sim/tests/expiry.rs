@@ -93,6 +93,8 @@ impl Model {
     /// one time.
     fn take_ended(&mut self, lab: &mut Lab) -> u64 {
         let mut together = BTreeMap::new();
+        // As many may be due in one slot.
+        let waiting = (self.flows.len() as u64 / VISITS + 2) * STEP_MS;
         for (_, slot) in std::mem::take(&mut lab.appliance.events) {
             if slot.header.kind != Kind::FLOW_ENDED {
                 continue;
@@ -106,13 +108,11 @@ impl Model {
             assert_eq!((ended.cause(), ended.last_ms), (Some(FlowEnd::Timeout), last), "{flow:?}");
             let due = last + timeout_ms(ended.protocol);
             *together.entry(ended.ended_ms).or_insert(0u64) += 1;
-            let waiting = (self.flows.len() as u64 / VISITS + 2) * STEP_MS;
             assert!((due..=due + TICK_MS + waiting).contains(&ended.ended_ms), "{ended:?}");
         }
         // Nor is any left that should have ended.
         let now = lab.appliance.now.0;
         for (flow, last) in &self.flows {
-            let waiting = (self.flows.len() as u64 / VISITS + 2) * STEP_MS;
             assert!(now <= last + timeout_ms(flow.0) + TICK_MS + waiting, "{flow:?} should have ended");
         }
         together.into_values().max().unwrap_or(0)
