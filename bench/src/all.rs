@@ -30,11 +30,13 @@ fn line<O: clap::Args>(words: &str) -> Result<O, String> {
 /// # Errors
 /// What the subcommands say.
 pub fn run(options: &Options, cpus: &[usize], report: &mut Report) -> Result<(), String> {
-    let [napt_all, napt_sizes, limits, setups, rules, scales, memories, rings, floods] = words(options.quick);
+    let [napt_all, napt_sizes, napt_shared, limits, setups, rules, scales, memories, rings, floods] =
+        words(options.quick);
     // First: what this program had and gave back before cannot be told from what a table takes.
     memory::run(&line(memories)?, report)?;
     napt::run(&line(napt_all)?, report)?;
     napt::run(&line(napt_sizes)?, report)?;
+    napt::run(&line(napt_shared)?, report)?;
     limit::run(&line(limits)?, report)?;
     setup::run(&line(setups)?, report)?;
     ports::run(&line("")?, report)?;
@@ -49,11 +51,12 @@ pub fn run(options: &Options, cpus: &[usize], report: &mut Report) -> Result<(),
 }
 
 /// Command lines of the subcommands.
-const fn words(quick: bool) -> [&'static str; 9] {
+const fn words(quick: bool) -> [&'static str; 10] {
     if quick {
         [
             "--flows 1,64k,1M --order random --chunks 1024",
             "--flows 64k --order random --direction mixed --size 512,1518,imix --headers warm,cold --chunks 1024",
+            "--flows 64k --order random --direction mixed --share 4 --chunks 1024",
             "--flows 64k,1M --order random --chunks 1024",
             "--capacity 256k --flows 128k",
             "--chunks 128",
@@ -66,6 +69,7 @@ const fn words(quick: bool) -> [&'static str; 9] {
         [
             "",
             "--flows 1M --order random --size 64,512,1518,imix --headers warm,cold",
+            "--flows 64k,1M,4M --order random --share 4",
             "",
             "--capacity 1M,4M",
             "",
@@ -84,9 +88,11 @@ mod tests {
     #[test]
     fn every_command_line_is_understood() {
         for quick in [false, true] {
-            let [napt_all, napt_sizes, limits, setups, rules, scales, memories, rings, floods] = words(quick);
+            let [napt_all, napt_sizes, napt_shared, limits, setups, rules, scales, memories, rings, floods] =
+                words(quick);
             line::<napt::Options>(napt_all).unwrap();
             line::<napt::Options>(napt_sizes).unwrap();
+            line::<napt::Options>(napt_shared).unwrap();
             line::<limit::Options>(limits).unwrap();
             line::<setup::Options>(setups).unwrap();
             line::<firewall::Options>(rules).unwrap();

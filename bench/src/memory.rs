@@ -4,7 +4,7 @@ use crate::machine::{self, Resident};
 use crate::napt::FLOWS_EACH;
 use crate::options::{count, short};
 use crate::report::{Cell, Report, Table};
-use crate::rig::{Rig, Shape};
+use crate::rig::{PORTS, Rig, Shape};
 use crate::traffic::Plan;
 
 /// What to measure.
@@ -32,6 +32,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<(), String> {
     let columns = [
         ("flows", "flows"),
         ("each", "of a subscriber"),
+        ("pool", "pool addresses"),
         ("arrays", "arrays, computed: bytes/flow"),
         ("reserved", "at start, MB"),
         ("resident", "with all flows, MB"),
@@ -41,6 +42,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<(), String> {
     let mut table = Table::new("memory: resident memory of an engine and its policy", &columns);
     machine::describe(&mut table);
     table.condition("each flow", format!("with a binding of its own; blocks of {} ports", options.block));
+    table.condition("pool", "five blocks for four that are needed");
     table.condition(
         "included",
         "index, records, bindings, timers, port state, pools, neighbour and route tables",
@@ -51,7 +53,9 @@ pub fn run(options: &Options, report: &mut Report) -> Result<(), String> {
     {
         // What is not per flow and not the engine's comes first: buffers, vectors of this program.
         let before = Resident::now();
-        let mut rig = Rig::new(&Shape { block: options.block, ..Shape::new(Plan::single(each), flows) })?;
+        let pool = pool_for(flows, each, options.block);
+        let shape = Shape { block: options.block, pool: Some(pool), ..Shape::new(Plan::single(each), flows) };
+        let mut rig = Rig::new(&shape)?;
         let buffers = rig.stock.bytes();
         let start = Resident::now().since(&before);
         rig.open((0, flows), 64, |_, _| ())?;
@@ -64,6 +68,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<(), String> {
         table.row(vec![
             short(flows).into(),
             each.to_string().into(),
+            u64::from(pool).into(),
             Cell::Number(rig.arrays as f64 / f64::from(flows), 1),
             Cell::Number(start.total().saturating_sub(buffers) as f64 / 1e6, 0),
             Cell::Number(bytes as f64 / 1e6, 0),
@@ -76,4 +81,11 @@ pub fn run(options: &Options, report: &mut Report) -> Result<(), String> {
         Some(limit) if worst > limit => Err(format!("a flow takes {worst:.1} bytes, more than {limit}")),
         _ => Ok(()),
     }
+}
+
+/// Addresses on which subscribers with `each` flows find their blocks, with a quarter to spare: they are not spread
+/// evenly.
+fn pool_for(flows: u32, each: u32, block: u16) -> u32 {
+    let ports = u64::from(flows.div_ceil(each)) * u64::from(each.next_multiple_of(block.into()));
+    (ports * 5 / 4).div_ceil(PORTS) as u32 + 1
 }

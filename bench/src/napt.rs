@@ -35,6 +35,9 @@ pub struct Options {
     /// Headers in the caches or not.
     #[arg(long, value_delimiter = ',', default_value = "warm")]
     pub headers: Vec<HeaderCache>,
+    /// Flows of an inside end, which share its binding.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(FLOWS_EACH)))]
+    pub share: u32,
     /// Packets of a burst.
     #[arg(long, default_value_t = BURST, value_parser = burst)]
     pub burst: usize,
@@ -151,7 +154,11 @@ pub fn run(options: &Options, report: &mut Report) -> Result<(), String> {
         ("engine_ratio", "engine/limit"),
         ("mpps", "Mpps"),
     ];
-    let mut table = Table::new("napt: established UDP flows, one worker", &columns);
+    let name = match options.share {
+        1 => "napt: established UDP flows, one worker".to_owned(),
+        share => format!("napt: established UDP flows, {share} of each inside end"),
+    };
+    let mut table = Table::new(name, &columns);
     machine::describe(&mut table);
     table.condition(
         "packets",
@@ -160,7 +167,8 @@ pub fn run(options: &Options, report: &mut Report) -> Result<(), String> {
     for &flows in &options.flows {
         report.note(&format!("napt: {} flows", short(flows)));
         let before = Resident::now();
-        let mut rig = Rig::new(&Shape::new(Plan::single(FLOWS_EACH), flows))?;
+        let plan = Plan { share: options.share, ..Plan::single(FLOWS_EACH) };
+        let mut rig = Rig::new(&Shape::new(plan, flows))?;
         rig.open((0, flows), 64, |_, _| ())?;
         let engine_pages = Resident::now().since(&before).pages();
         let mut probe = Probe::new(flows)?;

@@ -29,7 +29,7 @@ const PORTS_EACH: u64 = 512;
 /// Flows there is room for in the family that a rig is not about.
 const OTHER_FAMILY: usize = 64;
 /// Ports of a pool address.
-const PORTS: u64 = 64_512;
+pub const PORTS: u64 = 64_512;
 
 /// What the box is made for.
 #[derive(Clone, Debug)]

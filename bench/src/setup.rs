@@ -24,7 +24,7 @@ pub struct Options {
     /// Orders: random over subscribers, or one subscriber after the other.
     #[arg(long, value_delimiter = ',', default_value = "random,sequential")]
     pub order: Vec<Order>,
-    /// Flows opened for each row.
+    /// Flows opened for each row of a nearly full table. An empty one is filled to half.
     #[arg(long, value_parser = count, default_value = "500k")]
     pub flows: u32,
     /// Seconds for which ports are held back: those let go while others expire count as their expiry.
@@ -83,6 +83,27 @@ impl Openings {
                 (number, Headers::new(&plan, number, &plan.ends(number), Segment::Syn, port, 64))
             },
         );
+    }
+}
+
+/// What is there before the flows that are opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Before {
+    /// Nothing; they fill half of the table.
+    Nothing,
+    /// As many flows as make it nine tenths full.
+    NineTenths,
+    /// Nothing, and each is the first of its subscriber, who gets an address and a block with it.
+    NoSubscriber,
+}
+
+impl Before {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "empty, to half",
+            Self::NineTenths => "90 % full",
+            Self::NoSubscriber => "new subscribers",
+        }
     }
 }
 
@@ -171,6 +192,10 @@ pub fn run(options: &Options, report: &mut Report) -> Result<(), String> {
         format!("64 bytes, headers warm, bursts of {BURST}, {FLOWS_EACH} flows a subscriber"),
     );
     table.condition("each new flow", "new binding, port, index entries, timer; median (p10..p90)");
+    table.condition(
+        "new subscribers",
+        "each flow is the first of its subscriber, who gets an address and a block with it",
+    );
     if options.quarantine > 0 {
         table.condition("ports", format!("held back for {} s", options.quarantine));
     }
@@ -178,21 +203,26 @@ pub fn run(options: &Options, report: &mut Report) -> Result<(), String> {
     for &capacity in &options.capacity {
         for &protocol in &options.protocol {
             for &order in &options.order {
-                for nearly_full in [false, true] {
-                    let plan = Plan { protocol, ..Plan::single(FLOWS_EACH) };
-                    let mut openings = Openings::new(plan, order, capacity);
+                for there in [Before::Nothing, Before::NineTenths, Before::NoSubscriber] {
+                    let (each, most) = match there {
+                        // A worker has room for an eighth as many subscribers.
+                        Before::NoSubscriber if order == Order::Random => (1, capacity / 16),
+                        Before::NoSubscriber => continue,
+                        _ => (FLOWS_EACH, capacity),
+                    };
+                    let plan = Plan { protocol, ..Plan::single(each) };
+                    let mut openings = Openings::new(plan, order, most);
                     let before = Resident::now();
                     let shape = Shape::new(plan, capacity);
                     let quarantine = options.quarantine;
                     let shape = Shape { numbers: openings.numbers(), timeout: TIMEOUT, quarantine, ..shape };
                     let mut rig = Rig::new(&shape)?;
-                    let (name, mut costs) = if nearly_full {
-                        ("90 % full", into_nearly_full(&mut rig, &mut openings, options.flows)?)
-                    } else {
-                        let flows = options.flows.min(capacity / 2);
-                        ("empty", into_empty(&mut rig, &mut openings, flows)?)
+                    let mut costs = match there {
+                        Before::NineTenths => into_nearly_full(&mut rig, &mut openings, options.flows)?,
+                        Before::Nothing => into_empty(&mut rig, &mut openings, capacity / 2)?,
+                        Before::NoSubscriber => into_empty(&mut rig, &mut openings, most)?,
                     };
-                    if nearly_full {
+                    if there == Before::NineTenths {
                         pages.get_or_insert_with(|| Resident::now().since(&before).pages());
                     }
                     let (opened, expired) = (costs.opened.summary(), costs.expired.summary());
@@ -200,7 +230,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<(), String> {
                         short(capacity).into(),
                         protocol.name().into(),
                         order.name().into(),
-                        name.into(),
+                        there.name().into(),
                         costs.occupied.into(),
                         opened.into(),
                         Cell::Number(hz() / opened.median, 0),

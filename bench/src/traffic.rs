@@ -55,6 +55,8 @@ pub struct Plan {
     pub workers: u8,
     /// Flows of one subscriber.
     pub each: u32,
+    /// Flows of one of its ports, each to another remote end.
+    pub share: u32,
     /// Family.
     pub family: Family,
     /// Transport.
@@ -100,6 +102,7 @@ impl Plan {
             worker: 0,
             workers: 1,
             each,
+            share: 1,
             family: Family::V4,
             protocol: Protocol::Udp,
             pattern: Pattern::Spread,
@@ -118,7 +121,7 @@ impl Plan {
         let mixed = mix(u64::from(number));
         let spread = |index: u32, port: u32| (self.subscriber(index), port as u16, mixed as u32, 443u16);
         let (host, source_port, remote, destination_port) = match self.pattern {
-            Pattern::Spread => spread(number / self.each, 1024 + (number % self.each) * 7),
+            Pattern::Spread => spread(number / self.each, 1024 + (number % self.each) / self.share * 7),
             Pattern::OneNetwork => (self.subscriber(number % 128), 1024 + (number / 128) as u16, 1, 443),
             Pattern::UpperBits => {
                 (self.subscriber((number >> 8) << 8), ((number & 0xff) << 8) as u16 | 1, 0x0100_0000, 443)
