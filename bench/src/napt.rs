@@ -116,7 +116,7 @@ fn measure(row: &Row, rig: &mut Rig, probe: &mut Probe, stock: &mut Stock) -> Re
         for _ in 0..TURN {
             stage.generator.fill(&mut chunk, &mut rig.stock);
             let passed = rig.translate(&mut chunk);
-            // Where two flows share what the index knows of them, one of them goes the long way.
+            // Where two flows share what the index knows of them, one of them is looked for once more, outside of the stage.
             if passed.sent * 100 < packets * 98 {
                 rig.expect_sent(passed.sent, packets)?;
             }
