@@ -54,10 +54,11 @@ impl TupleHash {
         let [a, b, c, d, e, ..] = self.secret;
         let protocol = u64::from(protocol);
         // Two rounds for every bit of either: one alone has keys with which ports or addresses in a row meet in few buckets.
-        let whole = mix(mix(addresses ^ a, (protocol << 32 | u64::from(ports)) ^ b), c);
+        let half = mix(addresses ^ a, (protocol << 32 | u64::from(ports)) ^ b);
+        let whole = mix(half, c) & !0xff | half & 0xff;
         let (address, port) = (addresses.to_le() & 0xffff_ffff, u64::from(ports.to_le()) & 0xffff);
         let source = mix(mix(address ^ d, (protocol << 16 | port) ^ b), e);
-        (source & !0xff | (whole & 0xff) ^ 0x80, whole)
+        (source & !0xff | (half & 0xff) ^ 0x80, whole)
     }
 
     /// IPv6, likewise.
