@@ -528,6 +528,9 @@ impl<'a> Reader<'a> {
         if !section.offset.is_multiple_of(8) {
             return Err(fault("section not aligned"));
         }
+        if (section.offset as usize) < size_of::<TableHeader>() {
+            return Err(fault("section lies in the header"));
+        }
         let rest = self.bytes.get(section.offset as usize..).ok_or(fault("section begins past the table"))?;
         <[T]>::ref_from_prefix_with_elems(rest, section.count as usize)
             .map(|(records, _)| records)
