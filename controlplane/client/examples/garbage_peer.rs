@@ -266,7 +266,7 @@ impl Peer<'_> {
         let kind = TableKind(self.random.below(4) as u32);
         let mut header =
             TableHeader { kind, generation: self.random.value(), length, ..TableHeader::default() };
-        let sections: [Section; SECTIONS] = core::array::from_fn(|_| Section {
+        let mut sections: [Section; SECTIONS] = core::array::from_fn(|_| Section {
             offset: if self.random.below(2) == 0 {
                 self.random.value() as u32
             } else {
@@ -274,6 +274,8 @@ impl Peer<'_> {
             },
             count: self.random.value() as u32,
         });
+        // A forwarding table without any record is lawful: it takes every route away.
+        sections[0].count |= 1;
         if self.random.below(4) > 0 {
             header.magic = turnpike_abi::layout::MAGIC;
             header.layout_hash = turnpike_abi::layout::LAYOUT_HASH;
