@@ -116,8 +116,10 @@ fn measure(row: &Row, rig: &mut Rig, probe: &mut Probe, stock: &mut Stock) -> Re
         for _ in 0..TURN {
             stage.generator.fill(&mut chunk, &mut rig.stock);
             let passed = rig.translate(&mut chunk);
-            // Where two flows share what the index knows of them, one of them is looked for once more, outside of the stage.
-            if passed.sent * 100 < packets * 95 {
+            // Where two flows share what the index knows of them, one of them is looked for once more, outside of the stage. Flows
+            // of one inside end differ in a byte of it only.
+            let least = if rig.shape.plan.share == 1 { 98 } else { 95 };
+            if passed.sent * 100 < packets * least {
                 rig.expect_sent(passed.sent, packets)?;
             }
             stage.spread.add(passed.ticks, packets);

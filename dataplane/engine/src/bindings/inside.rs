@@ -35,7 +35,7 @@ impl Entries {
 }
 
 impl Bindings {
-    pub(super) fn hash_inside(&self, protocol: u8, address: Address, port: u16, pool: PoolId) -> u64 {
+    fn hash_inside(&self, protocol: u8, address: Address, port: u16, pool: PoolId) -> u64 {
         let (port, pool) = (u32::from(port), u32::from(pool.0));
         match address.to_v4() {
             Some(v4) => {
@@ -46,7 +46,7 @@ impl Bindings {
     }
 
     /// Under which a binding is filed.
-    pub(super) fn hash_of(&self, binding: &Binding) -> u64 {
+    fn hash_of(&self, binding: &Binding) -> u64 {
         let Binding { protocol, inside_port, pool, .. } = *binding;
         self.hash_inside(protocol, self.inside_of(binding), inside_port, pool)
     }
@@ -93,7 +93,7 @@ impl Bindings {
     }
 
     /// As [`Bindings::any_of_inside`], for a caller who will make one if there is none, with the hash that tells flows of the
-    /// endpoint and the place that [`Bindings::prefetch`] guessed.
+    /// endpoint and the place that [`Bindings::prefetch_place`] guessed.
     ///
     /// # Errors
     /// What that needs, if there is none.

@@ -66,7 +66,7 @@ impl Flows {
     /// their whole key.
     #[inline(always)]
     pub(crate) fn may_be_elsewhere(&self, by_source: u64) -> bool {
-        self.routed > 0 || self.index.is_noted(by_source)
+        self.routed > 0 || self.may_have_record(by_source)
     }
 
     /// Whether the binding of such packets may have a record. If not, none of that end's has.
@@ -95,8 +95,13 @@ impl Flows {
     /// # Errors
     /// What that needs, if there is none.
     pub(crate) fn search(&self, tuple: &Tuple) -> Result<(u32, Toward), Absent> {
-        let by_source = key4(tuple).and_then(|key| self.under4(self.hashes4(key).0, key));
-        by_source.map_or_else(|| self.search_whole(tuple), Ok)
+        key4(tuple).map_or_else(|| self.search_whole(tuple), |key| self.search4(key))
+    }
+
+    /// As [`Flows::search`], by the key of an IPv4 packet.
+    fn search4(&self, key: Key4) -> Result<(u32, Toward), Absent> {
+        let (by_source, hash) = self.hashes4(key);
+        self.under4(by_source, key).or_else(|| self.under4(hash, key)).ok_or(Absent { hash })
     }
 
     /// As [`Flows::search`], for a packet that no flow sends out: to a pool address.
@@ -128,8 +133,7 @@ impl Flows {
 
     /// The flow of IPv4 packets with `key`.
     pub(crate) fn find4(&self, key: Key4) -> Option<(u32, Toward)> {
-        let (by_source, whole) = self.hashes4(key);
-        self.under4(by_source, key).or_else(|| self.under4(whole, key))
+        self.search4(key).ok()
     }
 
     /// The flow that stands for the binding of an inside end that packets with the hash `by_source` come from, if `is` says
