@@ -43,7 +43,8 @@ const TTL_DELTA: Delta = Delta::word(0x0100, 0x0000);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lane {
     pub(crate) key: Key4,
-    /// Under which its flow is looked for first. Of an IPv4 packet one of [`Flows::hashes4`].
+    /// Under which its flow is looked for first. Of an IPv4 packet one of [`Flows::hashes4`]: by its source, if it may open
+    /// a flow.
     pub(crate) hash: u64,
     /// What the index says it is, or [`NONE`] for the long way.
     guess: u32,
@@ -82,8 +83,8 @@ impl Lane {
 
     /// Asks for the index's bucket of an IPv4 packet's flow, where that is looked for first.
     #[inline(always)]
-    fn hash(&mut self, flows: &Flows) {
-        self.hash = if self.near { flows.hashes4(self.key).0 } else { flows.hash4(self.key) };
+    fn hash(&mut self, flows: &Flows, crowded: bool) {
+        self.hash = if self.near && !crowded { flows.hashes4(self.key).0 } else { flows.hash4(self.key) };
         flows.prefetch_index(self.hash);
     }
 
@@ -115,6 +116,8 @@ pub(crate) struct Lanes {
     lanes: [Lane; LANES],
     /// Of packets that may open a flow.
     drawn: [Drawn; LANES],
+    /// Most of what came from inside last is filed under its whole key: it is looked for there first.
+    crowded: bool,
 }
 
 /// What a packet will need that may open a flow.
@@ -138,7 +141,7 @@ impl Drawn {
 
 impl Lanes {
     pub(crate) fn new() -> Self {
-        Self { lanes: [Lane::SLOW; LANES], drawn: [Drawn::default(); LANES] }
+        Self { lanes: [Lane::SLOW; LANES], drawn: [Drawn::default(); LANES], crowded: false }
     }
 
     /// A lane of the burst.
@@ -216,7 +219,8 @@ pub(crate) struct Rewritten {
 /// First stage: headers, hash, and a request for the index's bucket.
 #[inline(always)]
 pub(crate) fn look<B: Buffer>(lanes: &mut Lanes, burst: &[B], doors: &Doors, flows: &Flows) {
-    for (at, (lane, buffer)) in lanes.lanes.iter_mut().zip(burst).enumerate() {
+    let Lanes { lanes, crowded, .. } = lanes;
+    for (at, (lane, buffer)) in lanes.iter_mut().zip(burst).enumerate() {
         if let Some(ahead) = burst.get(at + AHEAD) {
             prefetch_bytes(ahead.bytes());
         }
@@ -227,7 +231,7 @@ pub(crate) fn look<B: Buffer>(lanes: &mut Lanes, burst: &[B], doors: &Doors, flo
                 flows.prefetch_index6(lane.hash);
             }
         } else if lane.length != 0 || lane.opens {
-            lane.hash(flows);
+            lane.hash(flows, *crowded);
         }
     }
 }
@@ -239,32 +243,51 @@ pub(crate) fn parse<B: Buffer>(lanes: &mut Lanes, burst: &[B], doors: &Doors) {
     }
 }
 
-/// Second stage: the index, and a request for the flow's record. What came from inside and is not found by its source is
-/// looked for under its whole key once the others are done. Returns whether any packet may open a flow.
+/// Second stage: the index, and a request for the flow's record. What came from inside and is not found where it is looked
+/// for first is looked for once more when the others are done. Returns whether any packet may open a flow.
 #[inline(always)]
 pub(crate) fn guess(lanes: &mut Lanes, count: usize, flows: &Flows) -> bool {
+    let crowded = lanes.crowded;
     let (mut opening, mut again) = (false, 0u64);
     for (at, lane) in lanes.lanes.iter_mut().take(count).enumerate() {
         if lane.v6 {
             lane.guess = flows.guess6(lane.hash).unwrap_or(NONE);
         } else if lane.length != 0 || lane.opens {
             let guess = flows.guess4(lane.hash);
-            if lane.near && guess.is_none() && flows.may_be_elsewhere(lane.hash) {
-                flows.prefetch_index(flows.hash4(lane.key));
+            if lane.near && guess.is_none() && (crowded || flows.may_be_elsewhere(lane.hash)) {
+                let (by_source, whole) = flows.hashes4(lane.key);
+                lane.hash = if crowded { by_source } else { whole };
+                flows.prefetch_index(lane.hash);
                 again |= 1 << at;
             } else {
                 opening |= lane.guessed(guess.unwrap_or(NONE));
             }
         }
     }
+    if again != 0 {
+        opening |= guess_again(lanes, count, again, flows);
+    }
+    opening
+}
+
+/// Looks in the other place for the packets that `again` has a bit for. If most packets of known flows are there, those of the
+/// next burst are looked for there first. Returns whether any packet may open a flow.
+#[inline(never)]
+fn guess_again(lanes: &mut Lanes, count: usize, mut again: u64, flows: &Flows) -> bool {
+    let (mut known, mut found) = (count, 0);
     while again != 0 {
         let at = again.trailing_zeros() as usize;
         again &= again - 1;
-        if let Some(lane) = lanes.lanes.get_mut(at) {
-            opening |= lane.guessed(flows.guess4(flows.hash4(lane.key)).unwrap_or(NONE));
+        let Some(lane) = lanes.lanes.get_mut(at) else { break };
+        let guess = flows.guess4(lane.hash);
+        found += usize::from(guess.is_some());
+        if lane.guessed(guess.unwrap_or(NONE)) {
+            lane.hash = flows.hashes4(lane.key).0;
+            known -= 1;
         }
     }
-    opening
+    lanes.crowded ^= found * 2 > known;
+    known < count
 }
 
 /// Between second and third stage, where packets may open flows: what a new binding touches is asked for line
@@ -279,7 +302,7 @@ pub(crate) fn prepare(
     bindings: &mut Bindings,
     flows: &Flows,
 ) {
-    let Lanes { lanes, drawn } = lanes;
+    let Lanes { lanes, drawn, .. } = lanes;
     let mut opening = [Opening::NONE; LANES];
     let mut openings = 0;
     let of_some = lanes.iter().zip(drawn.iter_mut()).enumerate().skip(some.start).take(some.len());
@@ -490,7 +513,7 @@ impl<B: Buffer> Worker<B> {
             lane.guess = flow << 1 | toward as u32;
             return self.fast(now, inbound_refreshes, lane, buffer, out);
         }
-        (lane.guess, lane.opens) = (NONE, lane.near);
+        (lane.guess, lane.opens, lane.hash) = (NONE, lane.near, self.flows.hashes4(lane.key).0);
         if lane.opens {
             prepare(lanes, at..at + 1, false, &mut self.bindings, &self.flows);
         }
@@ -534,8 +557,9 @@ impl<B: Buffer> Worker<B> {
     /// For benches: all stages of the translator over a burst, without what comes before and after it.
     pub(crate) fn translate_burst(&mut self, now: Time, lanes: &mut Lanes, burst: &mut [B]) -> usize {
         let count = burst.len().min(LANES);
-        for lane in lanes.lanes.iter_mut().take(count).filter(|lane| lane.length != 0 && !lane.v6) {
-            lane.hash(&self.flows);
+        let all = lanes.lanes.iter_mut().take(count);
+        for lane in all.filter(|lane| lane.length != 0 && !lane.v6) {
+            lane.hash(&self.flows, lanes.crowded);
         }
         guess(lanes, count, &self.flows);
         let mut done = 0;

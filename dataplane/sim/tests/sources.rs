@@ -106,6 +106,35 @@ fn second_flows_of_many_ends_are_opened_the_short_way_and_once() {
     assert_eq!(different.len(), usize::from(ends));
 }
 
+/// While most packets are of an end with so many flows that they lie under their whole key, and are looked for there first.
+#[test]
+fn other_ends_are_found_and_open_flows_beside_a_crowded_one() {
+    let mut lab = Lab::with(1, &PolicyTable::default(), &forwarding());
+    let crowd: Vec<_> = (1..=300).map(|port| Build::udp((HOST, 5000), (SERVER, port), b"x")).collect();
+    let plain = |port: u16| Build::udp((OTHER_HOST, port), (SERVER, 53), b"x");
+    for _ in 0..2 {
+        crowd.chunks(60).for_each(|burst| drop(come(&mut lab, burst)));
+    }
+    let mut external = BTreeMap::new();
+    for round in 0..3 {
+        let before = lab.appliance.counters().clone();
+        for (some, first) in crowd.chunks(30).zip((6000..).step_by(10)) {
+            // Each comes twice in its burst: the second is of a flow that was not there when both were looked for.
+            let others = (first..first + 10).flat_map(|port| [plain(port), plain(port)]);
+            let sent = come(&mut lab, &some.iter().cloned().chain(others).collect::<Vec<_>>());
+            for (port, seen) in (first..first + 10).flat_map(|port| [port, port]).zip(&sent[30..]) {
+                assert_eq!(*external.entry(port).or_insert(seen.source()), seen.source());
+            }
+        }
+        let counters = lab.appliance.counters();
+        let [fast, opened] = [Counter::FastPath, Counter::PlainOpenings]
+            .map(|counter| counters.get(counter) - before.get(counter));
+        // The second of a pair takes the long way, whose flow is one and the same.
+        assert_eq!((fast, opened), if round == 0 { (300, 100) } else { (500, 0) });
+        assert_eq!(lab.appliance.flows(0).len(), 400);
+    }
+}
+
 /// Its two flows to one end could not be told from each other, though neither binding has a record.
 #[test]
 fn who_is_spoken_to_through_one_pool_does_not_get_in_through_another() {
