@@ -95,6 +95,23 @@ impl Unit {
     fn has(&self, bit: u32) -> bool {
         self.used >> bit & 1 == 1
     }
+
+    /// Puts an entry to its place; each from there on moves to the next. Returns what has no room any more: the last one, or
+    /// the entry itself.
+    fn put(&mut self, rank: usize, entry: u32) -> u32 {
+        let before = self.entries;
+        let [.., last] = before;
+        // All of them each time, and no branch that depends on the rank: the compiler moves four at once.
+        let mut shifted = [entry; OWN];
+        for (to, from) in shifted.iter_mut().skip(1).zip(before) {
+            *to = from;
+        }
+        for (at, ((to, before), after)) in (0..).zip(self.entries.iter_mut().zip(before).zip(shifted)) {
+            let other = if at == rank { entry } else { after };
+            *to = if at < rank { before } else { other };
+        }
+        if rank < OWN { last } else { entry }
+    }
 }
 
 /// A port as the unit's number and the bit in it.
@@ -262,10 +279,7 @@ impl Units {
         }
         unit.used |= 1 << bit;
         let used = unit.used;
-        // From its place on, each entry moves to the next.
-        let mut carried = entry.encode();
-        let own = unit.entries.get_mut(rank..=had.min(OWN - 1)).unwrap_or_default();
-        own.iter_mut().for_each(|entry| core::mem::swap(entry, &mut carried));
+        let mut carried = unit.put(rank, entry.encode());
         if had >= OWN {
             let (mut next, mut skip, mut left) = (unit.more, rank.saturating_sub(OWN), had + 1 - OWN);
             while left > 0 {
