@@ -30,8 +30,8 @@ impl Address {
     /// The mapped form of an IPv4 address.
     #[must_use]
     pub const fn v4(octets: [u8; 4]) -> Self {
-        let [a, b, c, d] = octets;
-        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d])
+        // Written as one number, as it is read by [`Address::to_v4`]: a processor forwards no parts of what was just stored.
+        Self((0xffff << 32 | u32::from_be_bytes(octets) as u128).to_be_bytes())
     }
 
     /// The four octets, if this is an IPv4 address.

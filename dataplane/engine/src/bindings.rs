@@ -486,14 +486,13 @@ impl Bindings {
             None => self.ports.subscriber_of(address, pool),
         };
         let drawn = foreseen.filter(|it| parity == Parity::ANY && it.class == class);
-        let taken = match drawn.and_then(|it| self.ports.take_foreseen(&it, pool, entry)) {
-            Some(taken) => Ok(taken),
-            None => {
-                let wanted = Wanted { pool, inside: address, class, parity, random: self.random.next() };
-                self.ports.take_for(known, &wanted, entry)
-            }
-        };
-        let taken = taken.map_err(|error| match error {
+        if let Some(Foreseen { subscriber, external, port, .. }) = drawn
+            && drawn.is_some_and(|it| self.ports.take_foreseen(&it, pool, entry))
+        {
+            return Ok((Taken { subscriber, external, port }, class));
+        }
+        let wanted = Wanted { pool, inside: address, class, parity, random: self.random.next() };
+        let taken = self.ports.take_for(known, &wanted, entry).map_err(|error| match error {
             // RFC 6888 REQ-11d: nothing is evicted to make room.
             PortError::Exhausted | PortError::Taken | PortError::UnknownAddress => {
                 counters.pool_exhausted(pool.index());

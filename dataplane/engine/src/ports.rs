@@ -273,21 +273,28 @@ impl Ports {
         record.is_some_and(|it| it.inside == inside && it.pool == pool && !it.is_done())
     }
 
-    /// Takes the port that was foreseen. `None`, and nothing taken, if it is not to be had any more.
-    pub(crate) fn take_foreseen(&mut self, foreseen: &Foreseen, pool: PoolId, entry: Entry) -> Option<Taken> {
-        let &Foreseen { subscriber, block, external, port, word, bit, class } = foreseen;
+    /// Takes the port that was foreseen. `false`, and nothing taken, if it is not to be had any more.
+    #[inline(always)]
+    pub(crate) fn take_foreseen(&mut self, foreseen: &Foreseen, pool: PoolId, entry: Entry) -> bool {
+        let &Foreseen { subscriber, block, word, bit, class, .. } = foreseen;
+        let taken = self.is_to_be_had(foreseen, pool).unwrap_or(false)
+            && self.take_bit(block, class, word, bit, entry).is_ok();
+        if taken {
+            self.subscribers.count(subscriber, class, true);
+        }
+        taken
+    }
+
+    #[inline(always)]
+    fn is_to_be_had(&self, foreseen: &Foreseen, pool: PoolId) -> Option<bool> {
+        let &Foreseen { subscriber, block, external, word, bit, class, .. } = foreseen;
         let limit = self.pools.state(pool)?.record.subscriber_ports;
         let record = self.subscribers.record(subscriber)?;
         let (used, head) = (*record.ports.get(class.index())?, *record.open.get(class.index())?);
         let of_block = self.blocks.record(block)?;
         let inside = (of_block.first_word..of_block.first_word + of_block.words).contains(&word);
         let free = inside && self.units.used(of_block.address, class, word) >> bit & 1 == 0;
-        if head != block || record.external != external || !free || (limit != 0 && used >= limit) {
-            return None;
-        }
-        self.take_bit(block, class, word, bit, entry).ok()?;
-        self.subscribers.count(subscriber, class, true);
-        Some(Taken { subscriber, external, port })
+        Some(free && head == block && record.external == external && (limit == 0 || used < limit))
     }
 
     /// Counts a flow of a subscriber in or out.

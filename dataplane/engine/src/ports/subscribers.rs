@@ -164,12 +164,15 @@ impl Subscribers {
     /// Counts a port in or out.
     pub(super) fn count(&mut self, number: u32, class: Class, taken: bool) {
         let Some(subscriber) = self.slab.get_mut(number as usize) else { return };
-        let had = subscriber.ports != [0; Class::COUNT];
-        if let Some(ports) = subscriber.ports.get_mut(class.index()) {
-            *ports = if taken { *ports + 1 } else { ports.saturating_sub(1) };
+        let had: u32 = subscriber.ports.iter().sum();
+        let Some(ports) = subscriber.ports.get_mut(class.index()) else { return };
+        if taken {
+            *ports += 1;
+            self.active += usize::from(had == 0);
+        } else if *ports > 0 {
+            *ports -= 1;
+            self.active -= usize::from(had == 1);
         }
-        let has = subscriber.ports != [0; Class::COUNT];
-        self.active = self.active + usize::from(has && !had) - usize::from(had && !has);
     }
 
     /// Subscribers with a port in use.
