@@ -28,6 +28,8 @@ pub(crate) const LANES: usize = 64;
 pub(crate) const GROUP: usize = 8;
 /// Packets whose headers are asked for ahead of the one that is read.
 const AHEAD: usize = 4;
+/// Bursts by which it changes where packets are looked for first: one that is unlike those before and behind it changes nothing.
+const CROWDED: u8 = 3;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -116,8 +118,9 @@ pub(crate) struct Lanes {
     lanes: [Lane; LANES],
     /// Of packets that may open a flow.
     drawn: [Drawn; LANES],
-    /// Most of what came from inside last is filed under its whole key: it is looked for there first.
-    crowded: bool,
+    /// Of the last bursts from inside, how many had most of their packets filed under their whole key, less the others: 0 to
+    /// [`CROWDED`].
+    crowded: u8,
 }
 
 /// What a packet will need that may open a flow.
@@ -141,7 +144,13 @@ impl Drawn {
 
 impl Lanes {
     pub(crate) fn new() -> Self {
-        Self { lanes: [Lane::SLOW; LANES], drawn: [Drawn::default(); LANES], crowded: false }
+        Self { lanes: [Lane::SLOW; LANES], drawn: [Drawn::default(); LANES], crowded: 0 }
+    }
+
+    /// Whether what comes from inside is looked for under its whole key first.
+    #[inline(always)]
+    const fn crowded(&self) -> bool {
+        self.crowded > CROWDED / 2
     }
 
     /// A lane of the burst.
@@ -219,8 +228,8 @@ pub(crate) struct Rewritten {
 /// First stage: headers, hash, and a request for the index's bucket.
 #[inline(always)]
 pub(crate) fn look<B: Buffer>(lanes: &mut Lanes, burst: &[B], doors: &Doors, flows: &Flows) {
-    let Lanes { lanes, crowded, .. } = lanes;
-    for (at, (lane, buffer)) in lanes.iter_mut().zip(burst).enumerate() {
+    let crowded = lanes.crowded();
+    for (at, (lane, buffer)) in lanes.lanes.iter_mut().zip(burst).enumerate() {
         if let Some(ahead) = burst.get(at + AHEAD) {
             prefetch_bytes(ahead.bytes());
         }
@@ -231,7 +240,7 @@ pub(crate) fn look<B: Buffer>(lanes: &mut Lanes, burst: &[B], doors: &Doors, flo
                 flows.prefetch_index6(lane.hash);
             }
         } else if lane.length != 0 || lane.opens {
-            lane.hash(flows, *crowded);
+            lane.hash(flows, crowded);
         }
     }
 }
@@ -244,10 +253,11 @@ pub(crate) fn parse<B: Buffer>(lanes: &mut Lanes, burst: &[B], doors: &Doors) {
 }
 
 /// Second stage: the index, and a request for the flow's record. What came from inside and is not found where it is looked
-/// for first is looked for once more when the others are done. Returns whether any packet may open a flow.
+/// for first is looked for once more when the others are done; where most of a few bursts was found is where the next one is
+/// looked for first. Returns whether any packet may open a flow.
 #[inline(always)]
 pub(crate) fn guess(lanes: &mut Lanes, count: usize, flows: &Flows) -> bool {
-    let crowded = lanes.crowded;
+    let crowded = lanes.crowded();
     let (mut opening, mut again) = (false, 0u64);
     for (at, lane) in lanes.lanes.iter_mut().take(count).enumerate() {
         if lane.v6 {
@@ -264,16 +274,20 @@ pub(crate) fn guess(lanes: &mut Lanes, count: usize, flows: &Flows) -> bool {
             }
         }
     }
-    if again != 0 {
-        opening |= guess_again(lanes, count, again, flows);
+    let (known, found) = if again == 0 { (count, 0) } else { guess_again(lanes, count, again, flows) };
+    if lanes.at(0).near {
+        let most_are_elsewhere = found * 2 > known;
+        let step =
+            if most_are_elsewhere == crowded { lanes.crowded.saturating_sub(1) } else { lanes.crowded + 1 };
+        lanes.crowded = step.min(CROWDED);
     }
-    opening
+    opening || known < count
 }
 
-/// Looks in the other place for the packets that `again` has a bit for. If most packets of known flows are there, those of the
-/// next burst are looked for there first. Returns whether any packet may open a flow.
+/// Looks in the other place for the packets that `again` has a bit for. Returns how many of the burst open no flow, and how
+/// many were found there.
 #[inline(never)]
-fn guess_again(lanes: &mut Lanes, count: usize, mut again: u64, flows: &Flows) -> bool {
+fn guess_again(lanes: &mut Lanes, count: usize, mut again: u64, flows: &Flows) -> (usize, usize) {
     let (mut known, mut found) = (count, 0);
     while again != 0 {
         let at = again.trailing_zeros() as usize;
@@ -286,8 +300,7 @@ fn guess_again(lanes: &mut Lanes, count: usize, mut again: u64, flows: &Flows) -
             known -= 1;
         }
     }
-    lanes.crowded ^= found * 2 > known;
-    known < count
+    (known, found)
 }
 
 /// Between second and third stage, where packets may open flows: what a new binding touches is asked for line
@@ -557,9 +570,9 @@ impl<B: Buffer> Worker<B> {
     /// For benches: all stages of the translator over a burst, without what comes before and after it.
     pub(crate) fn translate_burst(&mut self, now: Time, lanes: &mut Lanes, burst: &mut [B]) -> usize {
         let count = burst.len().min(LANES);
-        let all = lanes.lanes.iter_mut().take(count);
-        for lane in all.filter(|lane| lane.length != 0 && !lane.v6) {
-            lane.hash(&self.flows, lanes.crowded);
+        let crowded = lanes.crowded();
+        for lane in lanes.lanes.iter_mut().take(count).filter(|lane| lane.length != 0 && !lane.v6) {
+            lane.hash(&self.flows, crowded);
         }
         guess(lanes, count, &self.flows);
         let mut done = 0;
