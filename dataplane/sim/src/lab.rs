@@ -4,8 +4,9 @@ use crate::packets::{Build, Seen, see};
 use crate::tables::{ForwardingTable, PolicyTable, address};
 use crate::{Appliance, Steering};
 use std::net::IpAddr;
-use turnpike_abi::WorkerId;
 use turnpike_abi::counters::DropReason;
+use turnpike_abi::{PortId, WorkerId};
+use turnpike_engine::Interface;
 
 /// A subscriber.
 pub const HOST: &str = "10.0.0.9";
@@ -109,6 +110,20 @@ impl Lab {
         let mut appliance = Appliance::new(workers);
         appliance.policy(policy);
         appliance.forwarding(forwarding);
+        let mut lab = Self { appliance };
+        lab.neighbours();
+        lab
+    }
+
+    /// With this policy, and with room for so many flows a worker.
+    #[must_use]
+    pub fn sized(workers: u8, capacity: usize, policy: &PolicyTable) -> Self {
+        let interface =
+            |index| Interface { port: PortId(index), vlan: 0, mac: crate::station(index), mtu: 1500 };
+        let mut appliance =
+            Appliance::bare(workers, vec![interface(INSIDE_PORT), interface(OUTSIDE_PORT)], capacity);
+        appliance.policy(policy);
+        appliance.forwarding(&forwarding());
         let mut lab = Self { appliance };
         lab.neighbours();
         lab

@@ -4,17 +4,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use turnpike_abi::PoolId;
 use turnpike_abi::counters::{Counter, DropReason};
 use turnpike_abi::flow::FlowRow;
 use turnpike_abi::table::{NatAction, NatRuleRecord, PoolRangeRecord, Side};
-use turnpike_abi::{PoolId, PortId};
-use turnpike_engine::Interface;
+use turnpike_sim::Dice;
 use turnpike_sim::lab::{
     HOST, INSIDE_PORT, Lab, OTHER_HOST, OTHER_SERVER, OUTSIDE_PORT, SERVER, forwarding, text,
 };
 use turnpike_sim::packets::{Build, Seen, UDP, see};
 use turnpike_sim::tables::{INSIDE, OUTSIDE, PolicyTable, address, prefix};
-use turnpike_sim::{Appliance, Dice, station};
 use turnpike_wire::packet::{Fragment, TCP_ACK, TCP_SYN};
 
 /// A third server, towards which there is another pool.
@@ -217,17 +216,6 @@ fn sound(flows: &[FlowRow], place: &str) {
     }
 }
 
-/// A box with room for so many flows a worker.
-fn lab(workers: u8, capacity: usize, policy: &PolicyTable) -> Lab {
-    let interface = |index| Interface { port: PortId(index), vlan: 0, mac: station(index), mtu: 1500 };
-    let mut appliance = Appliance::bare(workers, vec![interface(0), interface(1)], capacity);
-    appliance.policy(policy);
-    appliance.forwarding(&forwarding());
-    let mut lab = Lab { appliance };
-    lab.neighbours();
-    lab
-}
-
 fn run(workers: u8, seed: u64) -> u64 {
     const STEPS: u64 = 80;
     const HOSTS: [&str; 2] = [HOST, OTHER_HOST];
@@ -237,7 +225,7 @@ fn run(workers: u8, seed: u64) -> u64 {
     policy.settings.udp = dice.one(&[5, 300]);
     // Few buckets, or many flows.
     let capacity = dice.one(&[30, 100, 1000]);
-    let mut labs = [(); 2].map(|()| lab(workers, capacity, &policy));
+    let mut labs = [(); 2].map(|()| Lab::sized(workers, capacity, &policy));
     // Packets that left, of either box.
     let mut left: Vec<[Seen; 2]> = Vec::new();
     let mut used: Vec<(usize, u16, usize, u16, bool)> = Vec::new();
