@@ -486,9 +486,10 @@ impl Bindings {
             None => self.ports.subscriber_of(address, pool),
         };
         let drawn = foreseen.filter(|it| parity == Parity::ANY && it.class == class);
-        if let Some(Foreseen { subscriber, external, port, .. }) = drawn
-            && drawn.is_some_and(|it| self.ports.take_foreseen(&it, pool, entry))
+        if let Some(it) = drawn
+            && self.ports.take_foreseen(&it, pool, entry)
         {
+            let Foreseen { subscriber, external, port, .. } = it;
             return Ok((Taken { subscriber, external, port }, class));
         }
         let wanted = Wanted { pool, inside: address, class, parity, random: self.random.next() };

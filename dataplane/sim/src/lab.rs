@@ -120,8 +120,8 @@ impl Lab {
     pub fn sized(workers: u8, capacity: usize, policy: &PolicyTable) -> Self {
         let interface =
             |index| Interface { port: PortId(index), vlan: 0, mac: crate::station(index), mtu: 1500 };
-        let mut appliance =
-            Appliance::bare(workers, vec![interface(INSIDE_PORT), interface(OUTSIDE_PORT)], capacity);
+        let interfaces = vec![interface(INSIDE_PORT), interface(OUTSIDE_PORT)];
+        let mut appliance = Appliance::bare(workers, interfaces, capacity);
         appliance.policy(policy);
         appliance.forwarding(&forwarding());
         let mut lab = Self { appliance };

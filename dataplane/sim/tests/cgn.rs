@@ -6,14 +6,12 @@ use turnpike_abi::counters::{Counter, DropReason, IcmpKind, ProtocolClass};
 use turnpike_abi::event::{Ack, AckResult};
 use turnpike_abi::table::{NatAction, NatRuleRecord, PoolRangeRecord};
 use turnpike_abi::{PoolId, Prefix, WorkerId, steering};
-use turnpike_engine::Interface;
 use turnpike_sim::lab::{
     BOX_INSIDE, HOST, INSIDE_PORT, Lab, OTHER_HOST, OTHER_SERVER, OUTSIDE_PORT, SERVER, everywhere,
     everywhere_with, forwarding, text,
 };
 use turnpike_sim::packets::Build;
 use turnpike_sim::tables::{INSIDE, OUTSIDE, PolicyTable, address, prefix};
-use turnpike_sim::{Appliance, station};
 use turnpike_wire::packet::TCP_SYN;
 
 /// A pool of one address with these ports.
@@ -208,20 +206,9 @@ fn cgn_11_ports_come_back_when_their_flows_end() {
     });
 }
 
-fn small(workers: u8, flows: usize) -> Lab {
-    let interface =
-        |index| Interface { port: turnpike_abi::PortId(index), vlan: 0, mac: station(index), mtu: 1500 };
-    let mut appliance = Appliance::bare(workers, vec![interface(0), interface(1)], flows);
-    appliance.policy(&PolicyTable::default());
-    appliance.forwarding(&forwarding());
-    let mut lab = Lab { appliance };
-    lab.neighbours();
-    lab
-}
-
 #[test]
 fn cgn_5_a_full_flow_table_refuses_new_flows_and_keeps_the_old() {
-    let mut lab = small(1, 50);
+    let mut lab = Lab::sized(1, 50, &PolicyTable::default());
     for server in 0..50 {
         lab.out(&Build::udp((HOST, 5000), (&format!("198.51.100.{server}"), 53), b"x"));
     }
@@ -242,7 +229,7 @@ fn cgn_5_a_full_flow_table_refuses_new_flows_and_keeps_the_old() {
 /// Pinholes are bindings without flows: they fill the one table and not the other.
 #[test]
 fn cgn_5_a_full_binding_table_refuses_new_mappings_and_keeps_the_old() {
-    let mut lab = small(1, 40);
+    let mut lab = Lab::sized(1, 40, &PolicyTable::default());
     let pinhole = |port: u16| PinholeAdd {
         id: u64::from(port),
         inside: address(HOST),

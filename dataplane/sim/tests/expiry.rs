@@ -4,16 +4,14 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
-use turnpike_abi::PortId;
 use turnpike_abi::command::Kind;
 use turnpike_abi::counters::{Counter, DropReason, FlowEnd, ProtocolClass};
 use turnpike_abi::event::FlowEnded;
 use turnpike_abi::table::{Filtering, SettingsRecord};
-use turnpike_engine::{Interface, Time};
+use turnpike_engine::Time;
 use turnpike_sim::lab::{INSIDE_PORT, Lab, OUTSIDE_PORT, forwarding, text};
 use turnpike_sim::packets::{Build, ICMP, TCP, UDP, see};
 use turnpike_sim::tables::{PolicyTable, address};
-use turnpike_sim::{Appliance, station};
 use turnpike_wire::packet::{TCP_ACK, TCP_FIN, TCP_SYN};
 
 const HOSTS: [&str; 4] = ["10.0.0.9", "10.0.0.10", "10.0.3.77", "fd00::9"];
@@ -290,13 +288,8 @@ fn what_ends_early_makes_room_at_once() {
         (policy.ranges[0].first, policy.ranges[0].last) = ([203, 0, 113, 128], [203, 0, 113, 143]);
     };
     for change in [&shorter as &dyn Fn(&mut PolicyTable), &moved] {
-        let interface = |index| Interface { port: PortId(index), vlan: 0, mac: station(index), mtu: 1500 };
-        let mut appliance = Appliance::bare(1, vec![interface(0), interface(1)], 300);
         let mut policy = PolicyTable::default();
-        appliance.policy(&policy);
-        appliance.forwarding(&forwarding());
-        let mut lab = Lab { appliance };
-        lab.neighbours();
+        let mut lab = Lab::sized(1, 300, &policy);
         for (round, server) in SERVERS.iter().enumerate() {
             for port in 1..=300 {
                 let packet = Build::udp((HOSTS[0], port), (server, 50), b"x");

@@ -19,6 +19,8 @@ const PAUSE_MS: u64 = 7000;
 /// Bursts between two pauses.
 const BURSTS: u64 = 150;
 const BLOCK: u16 = 64;
+/// The pool's first address.
+const POOL: u32 = 0xcb00_7100;
 
 /// An IPv4 endpoint.
 type End = (u32, u16);
@@ -90,8 +92,7 @@ impl Limits {
     }
 
     fn holds(&self, (address, port): End) -> bool {
-        (0xcb00_7100..0xcb00_7100 + self.addresses).contains(&address)
-            && (self.ports.0..=self.ports.1).contains(&port)
+        (POOL..POOL + self.addresses).contains(&address) && (self.ports.0..=self.ports.1).contains(&port)
     }
 }
 
@@ -167,7 +168,7 @@ impl Oracle {
         let taken = |address| self.blocks.range((address, 0)..=(address, u16::MAX)).count();
         let another = match own.first() {
             Some(((address, _), _)) => taken(*address) < on_address,
-            None => (0..self.limits.addresses).any(|n| taken(0xcb00_7100 + n) < on_address),
+            None => (0..self.limits.addresses).any(|n| taken(POOL + n) < on_address),
         };
         in_own || another && (self.limits.blocks == 0 || own.len() < self.limits.blocks)
     }
@@ -323,7 +324,7 @@ fn burst(dice: &mut Dice, oracle: &Oracle, known: &[Key], hosts: u64) -> Vec<Sen
             None => {
                 let (first, last) = oracle.limits.ports;
                 let port = first + dice.below(u64::from(last - first) + 1) as u16;
-                let external = (0xcb00_7100 + dice.below(oracle.limits.addresses.into()) as u32, port);
+                let external = (POOL + dice.below(oracle.limits.addresses.into()) as u32, port);
                 if !oracle.external.contains_key(&(key.protocol, external)) {
                     packets.push(Sent { key, to: Some(external), phase: Phase::Open });
                 }

@@ -116,7 +116,7 @@ fn other_ends_are_found_and_open_flows_beside_a_crowded_one() {
     }
     let mut external = BTreeMap::new();
     for round in 0..3 {
-        let before = lab.appliance.counters().clone();
+        let before = lab.appliance.counters();
         for (some, first) in crowd.chunks(30).zip((6000..).step_by(10)) {
             // Each comes twice in its burst: the second is of a flow that was not there when both were looked for.
             let others = (first..first + 10).flat_map(|port| [plain(port), plain(port)]);

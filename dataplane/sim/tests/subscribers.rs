@@ -4,15 +4,13 @@
 use std::collections::HashSet;
 use turnpike_abi::counters::{Counter, DropReason, ProtocolClass};
 use turnpike_abi::deterministic::Plan;
+use turnpike_abi::steering;
 use turnpike_abi::table::{Filtering, PoolRecord};
-use turnpike_abi::{PortId, steering};
-use turnpike_engine::Interface;
 use turnpike_sim::lab::{
     HOST, INSIDE_PORT, Lab, OTHER_HOST, OTHER_SERVER, OUTSIDE_PORT, SERVER, everywhere_with, forwarding, text,
 };
 use turnpike_sim::packets::Build;
 use turnpike_sim::tables::{PolicyTable, address};
-use turnpike_sim::{Appliance, station};
 use turnpike_wire::packet::{TCP_ACK, TCP_SYN};
 
 fn with(change: impl Fn(&mut PoolRecord)) -> PolicyTable {
@@ -288,14 +286,9 @@ fn a_pool_that_changes_its_blocks_keeps_its_bindings() {
 /// is refused has no block for it.
 #[test]
 fn cgn_8_what_is_held_back_leaves_room_for_new_mappings() {
-    let interface = |index| Interface { port: PortId(index), vlan: 0, mac: station(index), mtu: 1500 };
-    let mut appliance = Appliance::bare(1, vec![interface(0), interface(1)], 64);
     let mut policy = with(|pool| (pool.block_size, pool.quarantine) = (4096, 120));
     policy.settings.udp = 2;
-    appliance.policy(&policy);
-    appliance.forwarding(&forwarding());
-    let mut lab = Lab { appliance };
-    lab.neighbours();
+    let mut lab = Lab::sized(1, 64, &policy);
     for host in 10..30 {
         for port in 1..50 {
             let packet = Build::udp((&format!("10.0.0.{host}"), port), (SERVER, 53), b"x");

@@ -9,12 +9,11 @@ use turnpike_abi::counters::{Counter, DropReason, ProtocolClass};
 use turnpike_abi::event::{self, AckResult, BindingRow, PortsLogged, WalkEnd};
 use turnpike_abi::flow::FlowRow;
 use turnpike_abi::table::{Filtering, NatAction, NatRuleRecord, PoolRangeRecord, PoolRecord, SettingsRecord};
-use turnpike_abi::{Address, PoolId, PortId, Prefix, WorkerId, steering};
-use turnpike_engine::Interface;
-use turnpike_sim::lab::{INSIDE_PORT, Lab, OUTSIDE_PORT, forwarding};
+use turnpike_abi::{Address, PoolId, Prefix, WorkerId, steering};
+use turnpike_sim::Dice;
+use turnpike_sim::lab::{INSIDE_PORT, Lab, OUTSIDE_PORT};
 use turnpike_sim::packets::Build;
 use turnpike_sim::tables::{INSIDE, OUTSIDE, PolicyTable, address, prefix};
-use turnpike_sim::{Appliance, Dice};
 use turnpike_wire::packet::{TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
 
 pub const HOSTS: [&str; 8] =
@@ -114,13 +113,7 @@ fn key(row: &BindingRow) -> (Address, u16, u8, u16) {
 
 impl World {
     pub fn new(workers: u8, capacity: usize, policy: PolicyTable) -> Self {
-        let interface =
-            |index| Interface { port: PortId(index), vlan: 0, mac: turnpike_sim::station(index), mtu: 1500 };
-        let mut appliance = Appliance::bare(workers, vec![interface(0), interface(1)], capacity);
-        appliance.policy(&policy);
-        appliance.forwarding(&forwarding());
-        let mut lab = Lab { appliance };
-        lab.neighbours();
+        let mut lab = Lab::sized(workers, capacity, &policy);
         for host in 8..16 {
             lab.appliance.neighbour(
                 INSIDE_PORT,
